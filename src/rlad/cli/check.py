@@ -1,0 +1,180 @@
+"""`rlad check`: what a recipe would run, and everything that is wrong with it, without loading a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rlad.cli.train import OUTPUT, OVERRIDES, RECIPE, with_output
+from rlad.errors import RladError
+
+if TYPE_CHECKING:
+    from rlad.trainer.config import ModelSpec, Recipe
+
+
+def check(
+    recipe: Annotated[str, RECIPE],
+    overrides: Annotated[list[str] | None, OVERRIDES] = None,
+    output: Annotated[str | None, OUTPUT] = None,
+) -> int:
+    """Say what a recipe would run, and everything that is wrong with it. Loads no model."""
+    from rlad.trainer.config import Recipe, RecipeError, find_recipe
+
+    try:
+        checked = Recipe.resolve(recipe, with_output(overrides, output))
+    except RecipeError as error:
+        return _report(error.problems)
+    problems = found_problems(checked)
+    print(f"{'recipe':<10}{find_recipe(recipe)}")
+    for line in description(checked):
+        print(line)
+    return _report(problems)
+
+
+def _report(problems: tuple[str, ...] | list[str]) -> int:
+    sys.stdout.flush()
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}: nothing would run", file=sys.stderr)
+        return 2
+    print("nothing wrong was found")
+    return 0
+
+
+def found_problems(recipe: Recipe) -> list[str]:
+    """What only the surroundings can tell: models that are not there, the task's options, TRL's own refusals."""
+    from rlad.tasks import load_task
+
+    problems = []
+    for role, spec in (("model", recipe.model), ("teacher", recipe.teacher)):
+        problems += _model_problems(role, spec) if spec is not None else []
+    try:
+        load_task(recipe.task)
+    except RladError as error:
+        problems.append(str(error))
+    if Path(recipe.output).exists() and not Path(recipe.output).is_dir():
+        problems.append(f"output: {recipe.output} is a file")
+    return problems + _trl_problems(recipe.trainer_arguments(), recipe.method)
+
+
+def _model_problems(role: str, spec: ModelSpec) -> list[str]:
+    from rlad.models import resolve
+
+    try:
+        found = Path(resolve(spec.path)).expanduser()
+    except RladError as error:
+        return [f"{role}.path: {error}"]
+    if found.is_dir():
+        return [] if (found / "config.json").is_file() else [f"{role}.path: {found} holds no config.json"]
+    if spec.path.startswith(("embedded:", "/", ".", "~")) or spec.path.count("/") > 1:  # no hub id looks like that
+        return [f"{role}.path: there is no folder {found}"]
+    return []
+
+
+def _trl_problems(arguments: dict[str, Any], method: dict[str, Any]) -> list[str]:
+    """What TRL itself refuses when its configuration is made, which loads no model."""
+    import warnings
+
+    from rlad.trainer.trainer import RLADConfig
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            RLADConfig(**arguments, method=method)
+    except (RladError, ValueError, ImportError, NotImplementedError) as error:
+        return [f"trainer: {' '.join(str(error).split())}"]
+    return []
+
+
+def description(recipe: Recipe) -> list[str]:
+    """What would run, one fact a line."""
+    arguments = recipe.trainer_arguments()
+    return [
+        f"{'student':<10}{_model(recipe.model)}",
+        f"{'teacher':<10}{_teacher(recipe)}",
+        *_method(recipe),
+        f"{'task':<10}{_options(recipe.task)}",
+        *_steps(arguments),
+        *_differences(arguments),
+        f"{'evaluate':<10}{_evaluation(recipe)}",
+        f"{'output':<10}{_output(recipe.output)}",
+    ]
+
+
+def _model(spec: ModelSpec) -> str:
+    from rlad.models import resolve
+
+    where = resolve(spec.path) if spec.path.startswith("embedded:") else ""
+    options = ", ".join(f"{key} {value}" for key, value in spec.load_kwargs().items() if value)
+    return " ".join(part for part in (spec.path, f"({where})" if where else "", options) if part)
+
+
+def _teacher(recipe: Recipe) -> str:
+    if recipe.teacher is None:
+        return "none"
+    unused = "" if recipe.make_method().needs_teacher else f"   not loaded: {recipe.method['name']} needs none"
+    return _model(recipe.teacher) + unused
+
+
+def _method(recipe: Recipe) -> list[str]:
+    """The method with every value, and the first paragraph of its docstring, which is its equation."""
+    import dataclasses
+    import inspect
+
+    method = recipe.make_method()
+    values = ", ".join(f"{field.name} {getattr(method, field.name)}" for field in dataclasses.fields(method))
+    equation = (inspect.getdoc(type(method)) or "").split("\n\n")[0].split("\n")
+    return [f"{'method':<10}{method.name}: {values}", *(f"{'':<10}{line}" for line in equation)]
+
+
+def _options(task: dict[str, Any]) -> str:
+    rest = ", ".join(f"{key} {value}" for key, value in task.items() if key != "name")
+    return f"{task.get('name', 'prompts')}{': ' if rest else ''}{rest}"
+
+
+def _steps(arguments: dict[str, Any]) -> list[str]:
+    from rlad.trainer.config import grpo_fields
+    from rlad.trainer.rules import batches
+
+    values = {name: default for name, (_, default) in grpo_fields().items()} | arguments
+    plan = batches(values)
+    group, steps, repeats = values["num_generations"], values["max_steps"], values["num_iterations"]
+    length = f"{steps} updates" if steps > 0 else f"{values['num_train_epochs']:g} epochs"
+    once = f"{plan.rollouts} rollouts at a time ({plan.rollouts // group} prompts x {group})"
+    used = f", each used {repeats} times" if repeats > 1 else ""
+    saved = f"; checkpoints at multiples of {plan.boundary}" if plan.boundary > 1 else ""
+    return [f"{'steps':<10}{length} of {plan.rollouts_per_update} rollouts; generates {once}{used}{saved}"]
+
+
+def _differences(arguments: dict[str, Any]) -> list[str]:
+    """The settings whose values are not TRL's defaults."""
+    from rlad.trainer.config import SAID_ELSEWHERE, trainer_fields
+
+    known = trainer_fields()
+    changed = {k: v for k, v in arguments.items() if v != known[k][1] and k not in SAID_ELSEWHERE}
+    width = max((len(name) for name in changed), default=0)
+    lines = [f"{name:<{width}}  {value}   (TRL: {known[name][1]})" for name, value in changed.items()]
+    return [f"{'trainer' if i == 0 else '':<10}{line}" for i, line in enumerate(lines or ["TRL's defaults"])]
+
+
+def _evaluation(recipe: Recipe) -> str:
+    spec = recipe.evaluate
+    if spec is None:
+        return "none"
+    strict = "; status 1 unless accuracy has improved" if spec.require_improvement else ""
+    return (
+        f"{spec.puzzles} problems of the {spec.split} split, before and after; {spec.samples} response"
+        f"{'s' if spec.samples > 1 else ''} each at temperature {spec.temperature:g}, top-p {spec.top_p:g}{strict}"
+    )
+
+
+def _output(folder: str) -> str:
+    """The folder, and where a run in it could go on."""
+    from rlad.trainer.run import last_checkpoint
+
+    if not Path(folder).exists():
+        return f"{folder} (will be made)"
+    found = last_checkpoint(Path(folder) / "checkpoints")
+    return f"{folder} (has {found.name}: --resume goes on from it)" if found else f"{folder} (exists)"

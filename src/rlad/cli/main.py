@@ -1,0 +1,59 @@
+"""`rlad`: the commands, and one place for what goes wrong. Imports typer and nothing heavier, so that help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from rlad import __version__
+from rlad.cli.check import check
+from rlad.cli.evaluate import evaluate
+from rlad.cli.grade import grade
+from rlad.cli.train import train
+from rlad.errors import RladError
+
+USER_ERROR = 2
+
+app = typer.Typer(
+    name="rlad",
+    help="Reinforcement-aware knowledge distillation: train a small reasoning model with a reward and a teacher.",
+    epilog="Start with: rlad train quickstart",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: importing rich would take longer than everything else
+    pretty_exceptions_enable=False,
+)
+for command in (train, evaluate, grade, check):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rlad {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line. Returns its exit status: 2 for a user's mistake, which one line names, 130 for Ctrl-C."""
+    # huggingface_hub reports usage unless told not to; a user who wants that sets the variable.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        # typer itself turns Ctrl-C into status 130, and a closed pipe into 1.
+        status = app(words or ["--help"], prog_name="rlad", standalone_mode=False)
+    except RladError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except typer.TyperException as error:  # an unknown command or option, a missing argument
+        print(f"error: {' '.join(error.format_message().split())} (see rlad --help)", file=sys.stderr)
+        return error.exit_code
+    return status if isinstance(status, int) else 0

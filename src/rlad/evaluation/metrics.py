@@ -1,0 +1,93 @@
+"""Numbers that say what an evaluation found, each with its error. Intervals are two-sided, at 95 % unless told
+otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+CONFIDENCE = 0.95
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """(low, high) for a proportion, `successes` of `trials` (Wilson, 1927): never empty, never outside [0, 1]."""
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"successes must be from 0 to trials, and trials at least 1, not {successes} of {trials}")
+    from scipy import stats
+
+    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """(mean, low, high) of independent values, by Student's t. One value says nothing of its spread: -inf to inf."""
+    n = len(values)
+    if n == 0:
+        raise ValueError("the mean of no values is not defined")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, -math.inf, math.inf
+    from scipy import stats
+
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * math.sqrt(variance / n)
+    return mean, mean - half, mean + half
+
+
+def accuracy_interval(accuracies: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """(mean, low, high) of the accuracy per problem, each in [0, 1]. Problems are what is sampled, not responses.
+
+    Wilson's interval where every problem is all right or all wrong (one sample each, say), Student's t within [0, 1]
+    else.
+    """
+    if all(accuracy in (0, 1) for accuracy in accuracies) and accuracies:
+        right = sum(accuracy == 1 for accuracy in accuracies)
+        return right / len(accuracies), *wilson_interval(right, len(accuracies), confidence)
+    mean, low, high = mean_interval(accuracies, confidence)
+    return mean, max(low, 0.0), min(high, 1.0)
+
+
+def average_interval(groups: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """(average, low, high) of independent groups' (mean, low, high), every group with the same weight.
+
+    The distances to the limits add up as squares (Zou & Donner, Statistics in Medicine, 2008), so one group keeps its
+    own interval, and a group without spread still counts with the width that its own interval has.
+    """
+    if not groups:
+        raise ValueError("the average of no groups is not defined")
+    average = math.fsum(mean for mean, _, _ in groups) / len(groups)
+    below = math.sqrt(math.fsum((mean - low) ** 2 for mean, low, _ in groups)) / len(groups)
+    above = math.sqrt(math.fsum((high - mean) ** 2 for mean, _, high in groups)) / len(groups)
+    return average, average - below, average + above
+
+
+def paired_difference(
+    before: Sequence[float], after: Sequence[float], confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """(difference, low, high) of the mean of after - before over problems; problem i stands at place i of both.
+
+    Student's t on the differences, which are what is independent: how hard a problem is takes no part in the error.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"before has {len(before)} problems and after {len(after)}: they must be the same problems")
+    return mean_interval([b - a for a, b in zip(before, after, strict=True)], confidence)
+
+
+def mean_at_k(correct: Sequence[bool]) -> float:
+    """The share of a problem's k responses that are correct."""
+    if not correct:
+        raise ValueError("a problem needs at least one response")
+    return sum(correct) / len(correct)
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """The probability that at least one of k responses is correct, estimated without bias from `samples` >= k of them.
+
+    1 - C(samples - correct, k) / C(samples, k) (Chen et al., arXiv 2107.03374, Eq. 1), in whole numbers until the last
+    step.
+    """
+    if not 0 <= correct <= samples or not 1 <= k <= samples:
+        raise ValueError(
+            f"pass@k needs 0 <= correct <= samples and 1 <= k <= samples, not {correct} of {samples}, k={k}"
+        )
+    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)

@@ -1,0 +1,34 @@
+"""The methods as pure functions of per-token signals. Read methods.py first, then surrogate.py.
+
+Stable: `rlad_log_ratio`, `anchor_logps`, `clipped_surrogate`, `group_advantages`. Imports torch and nothing else.
+"""
+
+from .advantages import group_advantages, zero_variance_groups
+from .methods import GRPO, KDRL, METHODS, OPD, RLAD, Method, OPDThenGRPO
+from .ratios import anchor_logps, rlad_log_ratio
+from .reduce import fixed_length, sequence_mean, token_mean
+from .signals import TokenSignals, token_signals
+from .surrogate import ObjectiveTerms, clip_branches, clipped_surrogate, objective_terms
+
+__all__ = [
+    "GRPO",
+    "KDRL",
+    "METHODS",
+    "OPD",
+    "RLAD",
+    "Method",
+    "OPDThenGRPO",
+    "ObjectiveTerms",
+    "TokenSignals",
+    "anchor_logps",
+    "clip_branches",
+    "clipped_surrogate",
+    "fixed_length",
+    "group_advantages",
+    "objective_terms",
+    "rlad_log_ratio",
+    "sequence_mean",
+    "token_mean",
+    "token_signals",
+    "zero_variance_groups",
+]

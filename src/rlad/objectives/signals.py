@@ -1,0 +1,117 @@
+"""What every method is a function of: the log-probs, the advantage and the mask of each sampled token.
+
+Axes: B rollouts, T response tokens (padded to the longest). Log-probs are of the sampled token, in nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+POSITIVE_TOLERANCE = 1e-4
+"""Nats. A log-prob cannot exceed 0, but a logit minus its logsumexp, in float32 at logits near 100, can by about
+1e-5. Up to this tolerance such a value is rounding and is used as it is; above it the teacher's value is broken."""
+
+
+@dataclass(frozen=True)
+class TokenSignals:
+    """One batch of rollouts as the methods see it. Build it with `token_signals`, which makes every value finite.
+
+    logps (B, T): the student now, pi_S; the only field that carries a gradient.
+    old_logps (B, T): the student that sampled the tokens, pi_old.
+    teacher_logps (B, T) or None: the teacher, pi_T; equal to `logps` (detached) where its value was broken.
+    advantages (B, T): the group-relative advantage of each token's rollout.
+    mask (B, T) bool: True for the tokens that count. Elsewhere log-probs and advantages are 0.
+    teacher_ok (B, T) bool: False exactly where a token that counts had a broken teacher value.
+    ref_logps (B, T) or None: a frozen reference, pi_ref; carried for methods that read it (none of METHODS does).
+    correct (B,) bool or None: whether the rollout's answer is right; carried likewise.
+    """
+
+    logps: Tensor
+    old_logps: Tensor
+    teacher_logps: Tensor | None
+    advantages: Tensor
+    mask: Tensor
+    teacher_ok: Tensor
+    ref_logps: Tensor | None = None
+    correct: Tensor | None = None
+
+    @property
+    def broken_teacher(self) -> Tensor:
+        """How many tokens that count had a broken teacher value: 0-dim, integer."""
+        return (~self.teacher_ok).sum()
+
+    @property
+    def token_count(self) -> Tensor:
+        """How many tokens count: 0-dim, integer."""
+        return self.mask.sum()
+
+
+def usable_teacher(teacher_logps: Tensor) -> Tensor:
+    """True where a teacher log-prob can be one: finite, and not above 0 by more than POSITIVE_TOLERANCE."""
+    return torch.isfinite(teacher_logps) & (teacher_logps <= POSITIVE_TOLERANCE)
+
+
+def token_signals(
+    logps: Tensor,
+    old_logps: Tensor | None,
+    teacher_logps: Tensor | None,
+    advantages: Tensor,
+    mask: Tensor,
+    ref_logps: Tensor | None = None,
+    correct: Tensor | None = None,
+) -> TokenSignals:
+    """Decide, once, which tokens count and which teacher values can be used; make everything else harmless.
+
+    `old_logps` None means one on-policy step: the old student is the current one, detached. `advantages` is (B,) or
+    (B, T). `mask` is (B, T), bool or 0/1. Values are replaced here, before any arithmetic, because a NaN that is only
+    multiplied by 0 later is still a NaN, in the value or in the gradient.
+
+    Raises ValueError when a shape does not fit `logps`.
+    """
+    if logps.dim() != 2:
+        raise ValueError(f"logps has shape {tuple(logps.shape)}: expected (rollouts, response tokens)")
+    _check_shape("mask", mask, logps)
+    counts = mask.bool()
+
+    def where_it_counts(name: str, values: Tensor) -> Tensor:
+        _check_shape(name, values, logps)
+        return torch.where(counts, values, 0.0)
+
+    student = where_it_counts("logps", logps)
+    old = student.detach() if old_logps is None else where_it_counts("old_logps", old_logps.detach())
+    teacher, teacher_ok = None, torch.ones_like(counts)
+    if teacher_logps is not None:
+        _check_shape("teacher_logps", teacher_logps, logps)
+        teacher_ok = usable_teacher(teacher_logps) | ~counts
+        # The student's own value stands in for a broken one: log S - log T is then 0, and so is a distillation term.
+        usable = torch.where(teacher_ok, teacher_logps.detach(), logps.detach())
+        teacher = where_it_counts("teacher_logps", usable)
+    per_token = advantages.detach()
+    if per_token.dim() == 1:
+        per_token = per_token.unsqueeze(-1)
+    if per_token.shape not in (logps.shape, (logps.shape[0], 1)):
+        raise ValueError(
+            f"advantages has shape {tuple(advantages.shape)}: expected one per rollout, ({logps.shape[0]},), "
+            f"or one per token, {tuple(logps.shape)}"
+        )
+    return TokenSignals(
+        logps=student,
+        old_logps=old,
+        teacher_logps=teacher,
+        advantages=where_it_counts("advantages", per_token.expand_as(logps)),
+        mask=counts,
+        teacher_ok=teacher_ok,
+        ref_logps=None if ref_logps is None else where_it_counts("ref_logps", ref_logps.detach()),
+        correct=correct,
+    )
+
+
+def _check_shape(name: str, values: Tensor, logps: Tensor) -> None:
+    if values.shape != logps.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)} but logps {tuple(logps.shape)}: give one value for each of the "
+            "same response tokens, prompt tokens left out"
+        )

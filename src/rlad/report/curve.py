@@ -1,0 +1,73 @@
+"""Learning curves as a picture, from the metrics.jsonl of one or more runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlad.errors import RladError
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, without a last line that a kill cut short. Raises RladError for anything else."""
+    rows = []
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise RladError(f"{path}, line {number}: not JSON; is this a metrics.jsonl of rlad train?") from None
+    return rows
+
+
+def learning_curve(
+    runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+    path: str | Path,
+    metric: str = "accuracy",
+    title: str = "",
+    window: int = 5,
+) -> None:
+    """Draw `metric` over steps and write it to `path` (.png or .svg).
+
+    runs: label -> the metrics of one or more seeds. A line is the mean over seeds of the mean over `window` steps; the
+    band is its 95 % interval over seeds (Student's t), drawn from two seeds on.
+    """
+    import altair as alt
+
+    from rlad.evaluation.metrics import mean_interval
+
+    points = []
+    for label, seeds in runs.items():
+        smooth = [
+            _smoothed([(row["step"], row[metric]) for row in rows if row.get(metric) is not None], window)
+            for rows in seeds
+        ]
+        for step in sorted(set.intersection(*(set(each) for each in smooth)) if smooth else ()):
+            mean, low, high = mean_interval([each[step] for each in smooth])
+            band = {"low": low, "high": high} if math.isfinite(low) else {}
+            points.append({"step": step, "method": label, metric: mean, **band})
+    if not points:
+        raise RladError(f"there is nothing to draw: no row has both a step and {metric!r}")
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X("step:Q", title="optimiser step"), color=alt.Color("method:N", title=None, sort=list(runs))
+    )
+    line = base.mark_line(strokeWidth=2).encode(y=alt.Y(f"{metric}:Q", title=metric, scale=alt.Scale(zero=False)))
+    area = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
+    chart = (area + line).properties(width=560, height=320, title=title)
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}")  # the ending says the format
+    chart.save(str(temporary), **({"scale_factor": 2} if target.suffix == ".png" else {}))
+    temporary.replace(target)
+
+
+def _smoothed(points: Sequence[tuple[int, float]], window: int) -> dict[int, float]:
+    """Trailing means: the value at a step never knows what came after it."""
+    values = [value for _, value in points]
+    return {
+        step: math.fsum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window)
+        for i, (step, _) in enumerate(points)
+    }

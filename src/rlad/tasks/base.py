@@ -1,0 +1,46 @@
+"""What a task is: examples, and a score for a response to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+Example = dict[str, Any]
+"""One problem: `prompt` (a list of chat messages) and the columns that the task's scorer reads.
+
+`difficulty`, where present, names the row of an evaluation table that the problem counts in (the number of people of a
+Knights & Knaves puzzle). Every example of a task has the same columns.
+"""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a response is worth, and why.
+
+    value: the reward. correct: whether the answer is right (what accuracy counts). extracted: the answer that was read
+    out of the response, None where there was none. explanation: one sentence for a person.
+    """
+
+    value: float
+    correct: bool
+    extracted: str | None
+    explanation: str
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Examples to train on, examples to evaluate on, and a scorer. Any object with these four members is one."""
+
+    @property
+    def name(self) -> str:
+        """What the task is called in results."""
+
+    def train(self) -> Sequence[Example]:
+        """The training examples."""
+
+    def evaluation(self, split: str = "test", count: int | None = None) -> Sequence[Example]:
+        """`count` examples of a held-out split ("test" or "validation"), or all that the task has."""
+
+    def score(self, response: str, example: Mapping[str, Any]) -> Score:
+        """Score a response. It comes from a model: nothing in it may raise, hang or run."""

@@ -1,0 +1,48 @@
+"""Do teacher and student speak the same tokens? Checked before the first step: a mismatch trains on noise, silently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlad.errors import RladError
+
+# Splits that differ between pre-tokenizers: digits, runs of spaces, contractions, line ends, scripts, tags, LaTeX.
+PROBE = "It's 12345 + 6.78 =  x?\n\n\tdef f(a):\n    return a<=b\n<think>\\frac{1}{2}</think> naïve 漢字 🙂\r\n"
+
+
+def tokenizer_differences(student: Any, teacher: Any) -> list[str]:
+    """What differs between two tokenizers in a way that makes the teacher's scores wrong; empty when nothing does.
+
+    Compared by token, not by size: a teacher may have more padding rows in its embedding, but every word must have
+    the same id in both, a probing text must split the same way, and the end of sequence must be the same token.
+    """
+    differences = []
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    wrong = [
+        (word, ours.get(word), theirs.get(word))
+        for word in ours.keys() | theirs.keys()
+        if ours.get(word) != theirs.get(word)
+    ]
+    if wrong:
+        word, a, b = min(wrong, key=lambda each: str(each[0]))
+        differences.append(
+            f"{len(wrong)} tokens have different ids or are missing in one (e.g. {word!r}: student {a}, teacher {b})"
+        )
+    elif student(PROBE).input_ids != teacher(PROBE).input_ids:
+        differences.append("the same words, but a text is split into them differently (merges or pre-tokenizer)")
+    if student.eos_token_id != teacher.eos_token_id:
+        differences.append(
+            f"the end of sequence is {student.eos_token!r} for the student and {teacher.eos_token!r} for the teacher, "
+            "so the teacher would punish every ending (a base model beside an instruct model?)"
+        )
+    return differences
+
+
+def check_tokenizers(student: Any, teacher: Any) -> None:
+    """Raise RladError that says what differs and what to do, when the teacher cannot score the student's tokens."""
+    differences = tokenizer_differences(student, teacher)
+    if differences:
+        raise RladError(
+            f"teacher and student do not share a tokenizer: {'; '.join(differences)}. Choose a teacher of the "
+            "student's family, and give both the same end-of-sequence token"
+        )

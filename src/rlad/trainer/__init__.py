@@ -1,0 +1,1 @@
+"""Training: RLADTrainer on TRL's GRPOTrainer, and recipes (`rlad train`)."""

@@ -1,0 +1,300 @@
+"""The recipe: one YAML file that says what to train, checked whole before any model loads.
+
+    model: embedded:student            # or {path, revision, dtype, attn_implementation, trust_remote_code}
+    teacher: embedded:teacher          # the same; null for methods that need none
+    task: knights_knaves               # or {name: ..., options}, or {prompts: file.jsonl, reward: "module:function"}
+    method: {name: rlad, alpha: 0.5}   # or a bare name
+    trainer: {max_steps: 40}           # any field of trl.GRPOConfig, and OUR_FIELDS
+    evaluate: {puzzles: 200}           # before and after training; leave it out for no evaluation
+    output: runs/mine
+    seed: 0
+
+Dotted overrides (`method.alpha=0.3`) are read as YAML and win over the file. A value may refer to another: `${seed}`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_origin, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field as Limits
+
+from rlad.errors import RladError
+from rlad.trainer.messages import close_to, model_problems, type_problem, unknown_key
+from rlad.trainer.options import PAPER_DEFAULTS
+from rlad.trainer.rules import conflicts
+
+if TYPE_CHECKING:
+    from rlad.objectives import Method
+
+PACKAGED = Path(__file__).parent.parent / "recipes"
+SHORTHAND = {"model": "path", "teacher": "path", "task": "name", "method": "name"}
+_EVALUATE = "say it with `evaluate`: TRL's own evaluation needs an eval_dataset, which a recipe cannot name"
+# GRPOConfig fields that a recipe says elsewhere, so that there is one place for each thing.
+SAID_ELSEWHERE: dict[str, str] = {
+    "output_dir": "say it with `output`",
+    "seed": "say it with `seed`",
+    "model_init_kwargs": "say it with `model`: {path, revision, dtype, attn_implementation}",
+    "trust_remote_code": "say it with `model.trust_remote_code`",
+    "disable_tqdm": "leave it out: rlad train prints its own progress",
+    **dict.fromkeys(("do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start"), _EVALUATE),
+    "load_best_model_at_end": _EVALUATE,
+}
+# Fields of RLADConfig that GRPOConfig does not have, beside `method`: (type, default), as grpo_fields has them.
+OUR_FIELDS: dict[str, tuple[Any, Any]] = {
+    "advantage_std": (Literal["population", "sample"], "population"),
+    "max_broken_teacher": (float, 0.01),
+}
+
+
+class RecipeError(RladError):
+    """A recipe that cannot run. `problems` has one sentence for each thing that is wrong; the message, the first."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        more = len(self.problems) - 1
+        super().__init__(self.problems[0] + (f" (and {more} more: `rlad check` lists them all)" if more else ""))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class ModelSpec(_Section):
+    """A model by hub id, path, or embedded:NAME, and how to load it. dtype None: as TRL and transformers choose."""
+
+    path: str = Limits(min_length=1)
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    def load_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for from_pretrained: what the recipe says, and nothing for what it leaves open."""
+        return self.model_dump(exclude={"path"}, exclude_none=True)
+
+
+class EvaluateSpec(_Section):
+    """Evaluation before and after training.
+
+    puzzles: problems of the held-out split. samples: responses to each. max_new_tokens: None for the trainer's
+    max_completion_length. require_improvement: exit with status 1 when the paired 95 % interval of the accuracy
+    gained is not above 0.
+    """
+
+    puzzles: int = Limits(200, ge=1)
+    split: Literal["test", "validation"] = "test"
+    samples: int = Limits(1, ge=1)
+    temperature: float = Limits(1.0, ge=0, allow_inf_nan=False)
+    top_p: float = Limits(1.0, gt=0, le=1)
+    max_new_tokens: int | None = Limits(None, ge=1)
+    batch_size: int = Limits(128, ge=1)
+    require_improvement: bool = False
+
+
+class Recipe(_Section):
+    """A recipe that has passed every check. Make one with `Recipe.resolve` or `Recipe.from_mapping`."""
+
+    model: ModelSpec
+    teacher: ModelSpec | None = None
+    task: dict[str, Any]
+    method: dict[str, Any]
+    trainer: dict[str, Any] = {}
+    evaluate: EvaluateSpec | None = None
+    output: str = Limits("runs/rlad", min_length=1)
+    seed: int = Limits(0, ge=0)
+
+    SECTIONS: ClassVar[dict[str, type[BaseModel]]] = {
+        "model": ModelSpec,
+        "teacher": ModelSpec,
+        "evaluate": EvaluateSpec,
+    }
+
+    @classmethod
+    def resolve(cls, reference: str, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a packaged recipe by name, or a recipe file by path, apply dotted overrides, and check it.
+
+        Raises RladError for a recipe that is not there or is not YAML, and RecipeError with everything wrong in it.
+        """
+        path = find_recipe(reference)
+        data = read_recipe(path, overrides)
+        data.setdefault("output", f"runs/{path.parent.name if path.name == 'recipe.yaml' else path.stem}")
+        return cls.from_mapping(data)
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> Recipe:
+        """Check plain data, shorthands allowed. Raises RecipeError with everything that is wrong at once."""
+        data = {key: _expanded(key, value) for key, value in data.items()}
+        recipe, problems = None, []
+        try:
+            recipe = cls.model_validate(data)
+        except ValidationError as error:
+            problems += model_problems(error, cls, cls.SECTIONS)
+        method, method_problems = _method(data.get("method"))
+        problems += method_problems + _task_problems(data.get("task"))
+        if isinstance(data.get("trainer", {}), dict):
+            problems += _trainer_problems(data.get("trainer", {}), method, data.get("teacher") is not None)
+        if problems or recipe is None:
+            raise RecipeError(problems)
+        return recipe
+
+    def make_method(self) -> Method:
+        """The method that the recipe names, with its values."""
+        method, _ = _method(self.method)
+        assert method is not None  # checked when the recipe was made
+        return method
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """GRPOConfig arguments: the paper's, then the recipe's, then those that other parts of the recipe decide."""
+        method = self.make_method()
+        clip = {"epsilon": method.clip_low, "epsilon_high": method.clip_high}
+        return {**PAPER_DEFAULTS, **clip, **self.trainer, "output_dir": self.output, "seed": self.seed}
+
+    def to_yaml(self) -> str:
+        """The recipe with its overrides and shorthands written out: reading it back gives an equal recipe."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def packaged_recipes() -> list[str]:
+    """Names of the recipes that travel with the package."""
+    return sorted(path.parent.name for path in PACKAGED.glob("*/recipe.yaml"))
+
+
+def find_recipe(reference: str) -> Path:
+    """The file of a recipe: a packaged name, a YAML file, or a folder that holds a recipe.yaml. Raises RladError."""
+    if reference in packaged_recipes():
+        return PACKAGED / reference / "recipe.yaml"
+    path = Path(reference).expanduser()
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
+    if path.is_file():
+        return path
+    names = packaged_recipes()
+    raise RladError(
+        f"there is no recipe {reference!r}: it is no file, and the packaged recipes are {', '.join(names)}"
+        f"{close_to(reference, names)}"
+    )
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The data of a recipe file with overrides applied, unchecked. Raises RladError where either cannot be read."""
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise RladError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+        for override in overrides:
+            _override(config, override)
+        data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise RladError(f"{path}: {' '.join(str(error).split())}") from None
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items()}
+
+
+def _override(config: DictConfig, override: str) -> None:
+    """Apply one `key.sub=value`, the value read as YAML; a mapping replaces what was there."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key or not all(key.split(".")):
+        raise RladError(f"{override!r} is not an override: write key.sub=value, as in method.alpha=0.3")
+    try:
+        value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise RladError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    section = key.split(".")[0]
+    if section in SHORTHAND and isinstance(config.get(section), str):
+        config[section] = _expanded(section, config[section])
+    OmegaConf.update(config, key, value, merge=False, force_add=True)
+
+
+def _expanded(section: str, value: Any) -> Any:
+    """`rlad` as {name: rlad}, `embedded:student` as {path: embedded:student}; anything else unchanged."""
+    return {SHORTHAND[section]: value} if section in SHORTHAND and isinstance(value, str) else value
+
+
+def _task_problems(task: Any) -> list[str]:
+    """The shape of the task section; its options are checked by the task itself (rlad.tasks.load_task)."""
+    if not isinstance(task, dict):  # said already
+        return []
+    if isinstance(task.get("name"), str) or ("prompts" in task and "reward" in task):
+        return []
+    return ["task: needs `name` (knights_knaves, or package.module:Class), or both `prompts` and `reward`"]
+
+
+def _method(data: Any) -> tuple[Method | None, list[str]]:
+    """The method that the section names, or None with what is wrong."""
+    from rlad.objectives import METHODS
+
+    if not isinstance(data, dict):  # said already
+        return None, []
+    name = data.get("name")
+    if not isinstance(name, str) or name not in METHODS:
+        return None, [
+            f"method.name: there is no method {name!r}; methods: {', '.join(METHODS)}{close_to(name, METHODS)}"
+        ]
+    kind = METHODS[name]
+    hints = get_type_hints(kind)
+    known = [field.name for field in fields(kind) if field.init]
+    options = {key: value for key, value in data.items() if key != "name"}
+    problems = [unknown_key(f"method.{key}", known, f"allowed for {name}") for key in options if key not in known]
+    for key in known:
+        # A word that is not among the choices goes to the method itself, which knows why it is not.
+        if key in options and not (get_origin(hints[key]) is Literal and isinstance(options[key], str)):
+            problems += type_problem(f"method.{key}", hints[key], options[key])
+    if problems:
+        return None, problems
+    try:
+        return kind(**options), []
+    except ValueError as error:
+        return None, [f"method {name}: {error}"]
+
+
+@lru_cache(maxsize=1)
+def grpo_fields() -> dict[str, tuple[Any, Any]]:
+    """(type, default) of every field of the installed trl.GRPOConfig. Imports TRL, which takes seconds."""
+    from trl.trainer.grpo_config import GRPOConfig
+
+    hints = get_type_hints(GRPOConfig)
+    hints["scale_rewards"] = str | bool  # as TRL documents it; its annotation says str
+    return {field.name: (hints[field.name], _default(field)) for field in fields(GRPOConfig)}
+
+
+def trainer_fields() -> dict[str, tuple[Any, Any]]:
+    """(type, default) of everything that `trainer` in a recipe may say: GRPOConfig's fields, and our own."""
+    return grpo_fields() | OUR_FIELDS
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _trainer_problems(trainer: Mapping[Any, Any], method: Method | None, has_teacher: bool) -> list[str]:
+    known = trainer_fields()
+    problems: list[str] = []
+    good: dict[str, Any] = {}
+    for key, value in trainer.items():
+        dotted = f"trainer.{key}"
+        if key in SAID_ELSEWHERE:
+            problems.append(f"{dotted}: {SAID_ELSEWHERE[key]}")
+        elif key not in known:
+            problems.append(unknown_key(dotted, list(known), "any field of trl.GRPOConfig"))
+        elif wrong := type_problem(dotted, known[key][0], value):
+            problems += wrong
+        else:
+            good[key] = value
+    if {"generation_batch_size", "steps_per_generation"} <= good.keys():
+        problems.append("trainer: give generation_batch_size or steps_per_generation, not both (TRL derives the other)")
+    if {"activation_checkpointing", "gradient_checkpointing"} <= good.keys():
+        problems.append("trainer: give activation_checkpointing or gradient_checkpointing, not both (one is the other)")
+    clip = {} if method is None else {"epsilon": method.clip_low, "epsilon_high": method.clip_high}
+    values = {name: default for name, (_, default) in known.items()} | PAPER_DEFAULTS | clip | good
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun and accelerate launch set it
+    return problems + conflicts(values, method, has_teacher, processes, "trainer.")

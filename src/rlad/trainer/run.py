@@ -1,0 +1,281 @@
+"""`rlad train`: a recipe from its first check to its last table."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rlad.errors import RladError
+from rlad.models import resolve
+from rlad.trainer.config import ModelSpec, Recipe
+from rlad.trainer.rules import batches
+
+if TYPE_CHECKING:
+    from rlad.evaluation.run import Evaluation
+    from rlad.tasks import Task
+
+FILES = ("recipe.yaml", "metrics.jsonl", "evaluation-before.json", "evaluation-after.json", "summary.json")
+INTERRUPTED, NOT_BETTER = 130, 1
+
+
+def train(recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | None = None) -> int:
+    """Train as the recipe says and write everything below recipe.output. Returns the exit status.
+
+    0: done. 1: `evaluate.require_improvement` and the paired 95 % interval of the accuracy gained is not above 0.
+    130: stopped by Ctrl-C at a checkpoint; `resume` goes on from there to the same weights.
+    Raises RladError for what can be known to fail before the first step, and when there is nothing to resume.
+    """
+    say = emit or (lambda line: print(line, flush=True))
+    from rlad.tasks import load_task
+
+    output = Path(recipe.output)
+    task = load_task(recipe.task)
+    examples = list(task.train())
+    if not examples:
+        raise RladError("the task has no training examples")
+    checkpoint = _start(recipe, output, resume, say)
+
+    import torch
+
+    from rlad.trainer.progress import StopAtBoundary
+
+    method = recipe.make_method()
+    say(
+        f"{method.name} on {task.name}: {recipe.model.path}"
+        + (f", taught by {recipe.teacher.path}" if recipe.teacher and method.needs_teacher else "")
+    )
+    model, tokenizer = _load(recipe.model)
+    trainer = _make_trainer(recipe, task, examples, model, tokenizer, output, say)
+    stop = StopAtBoundary(batches(vars(trainer.args), trainer.args.world_size).boundary, say)
+    trainer.add_callback(stop)
+    before = _evaluate(recipe, task, trainer, output / "evaluation-before.json", "before", say)
+    started = time.monotonic()
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if stop.stopped:
+        say(f"stopped after step {trainer.state.global_step}; go on with: rlad train {output / 'recipe.yaml'} --resume")
+        return INTERRUPTED
+    seconds = time.monotonic() - started
+    _save_model(trainer, output / "model")
+    after = _evaluate(recipe, task, trainer, output / "evaluation-after.json", "after", say)
+    if torch.distributed.is_initialized() and not trainer.is_world_process_zero():
+        return 0
+    return _finish(recipe, output, before, after, seconds, trainer.state.global_step, say)
+
+
+def _start(recipe: Recipe, output: Path, resume: bool, say: Callable[[str], None]) -> Path | None:
+    """Make the output folder and write the recipe there; the checkpoint to go on from when resuming."""
+    if resume:
+        if (output / "summary.json").is_file():
+            raise RladError(f"{output} is finished: see its summary.json; to train again leave --resume out")
+        found = last_checkpoint(output / "checkpoints")
+        if found is None:
+            raise RladError(f"there is no whole checkpoint in {output / 'checkpoints'}: start again without --resume")
+        _check_same_recipe(recipe, output / "recipe.yaml")
+        say(f"going on from {found}")
+        return found
+    if any((output / name).exists() for name in (*FILES, "checkpoints", "model")):
+        aside = output.with_name(f"{output.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        output.rename(aside)
+        say(f"{output} held an earlier run: it is now {aside}")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise RladError(f"cannot write to {output}: {error}") from error
+    return None
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: one that a kill cut short lacks the file that is written last."""
+    from rlad.trainer.trainer import STATE_FILE
+
+    whole = [path for path in folder.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _check_same_recipe(recipe: Recipe, path: Path) -> None:
+    ours, theirs = recipe.model_dump(), yaml.safe_load(path.read_text(encoding="utf-8"))
+    changed = sorted(key for key in ours if ours[key] != theirs.get(key) and key != "output")
+    if changed:
+        raise RladError(
+            f"{', '.join(changed)} differ from the run to be resumed: `rlad train {path} --resume` goes on as it was"
+        )
+
+
+def _load(spec: ModelSpec) -> tuple[Any, Any]:
+    """The student, in float32 unless the recipe says otherwise (as TRL does), and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    kwargs = spec.load_kwargs()
+    dtype = kwargs.pop("dtype", "float32")
+    path = resolve(spec.path)
+    names = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), use_safetensors=True, **kwargs
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **names)
+    except (OSError, ValueError) as error:
+        raise RladError(f"the model {spec.path!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def _make_trainer(
+    recipe: Recipe,
+    task: Task,
+    examples: list[Any],
+    model: Any,
+    tokenizer: Any,
+    output: Path,
+    say: Callable[[str], None],
+) -> Any:
+    from datasets import Dataset
+    from transformers import PrinterCallback, ProgressCallback
+
+    from rlad.trainer.progress import MetricsFile, StepLine
+    from rlad.trainer.trainer import RLADConfig, RLADTrainer
+
+    arguments = {**recipe.trainer_arguments(), "output_dir": str(output / "checkpoints")}
+    teacher = recipe.teacher if recipe.make_method().needs_teacher else None
+    trainer = RLADTrainer(
+        model,
+        reward_function(task),
+        RLADConfig(**arguments, method=recipe.method, disable_tqdm=True),
+        Dataset.from_list(examples),
+        processing_class=tokenizer,
+        teacher_model=None if teacher is None else resolve(teacher.path),
+        teacher_init_kwargs=None if teacher is None else teacher.load_kwargs(),
+        callbacks=[StepLine(say), MetricsFile(output / "metrics.jsonl")],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def reward_function(task: Task) -> Callable[..., list[float]]:
+    """A TRL reward function: the task's score of each completion; the share of correct ones is logged as `accuracy`."""
+
+    def reward(completions: list[Any], log_metric: Callable[[str, float], None], **columns: Any) -> list[float]:
+        rewards, correct = [], []
+        for i, completion in enumerate(completions):
+            text = completion if isinstance(completion, str) else completion[-1]["content"]
+            example = {name: column[i] for name, column in columns.items() if isinstance(column, list)}
+            score = task.score(text, example)
+            rewards.append(float(score.value))
+            correct.append(bool(score.correct))
+        log_metric("accuracy", sum(correct) / len(correct))
+        return rewards
+
+    reward.__name__ = task.name.rpartition(":")[2]
+    return reward
+
+
+def _evaluate(
+    recipe: Recipe, task: Task, trainer: Any, path: Path, when: str, say: Callable[[str], None]
+) -> Evaluation | None:
+    from rlad.evaluation.run import Evaluation, evaluate
+
+    spec = recipe.evaluate
+    if spec is None or not trainer.is_world_process_zero():
+        return None
+    if path.is_file():  # made before an interruption
+        return Evaluation.load(path)
+    problems = task.evaluation(spec.split, spec.puzzles)
+    say(f"evaluating {when} training on {len(problems)} held-out problems")
+    result = evaluate(
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.processing_class,
+        problems,
+        task,
+        samples=spec.samples,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        max_new_tokens=spec.max_new_tokens or trainer.args.max_completion_length,
+        seed=recipe.seed,
+        batch_size=spec.batch_size,
+    )
+    result.save(path)
+    return result
+
+
+def _save_model(trainer: Any, folder: Path) -> None:
+    """The model, its tokenizer and nothing else; a folder of that name is whole or not there."""
+    temporary = folder.with_name(f".{folder.name}")
+    trainer.save_model(str(temporary))
+    if trainer.is_world_process_zero():
+        (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+
+
+def _finish(
+    recipe: Recipe,
+    output: Path,
+    before: Evaluation | None,
+    after: Evaluation | None,
+    seconds: float,
+    steps: int,
+    say: Callable[[str], None],
+) -> int:
+    from rlad.evaluation.run import compare, write_json
+    from rlad.report.curve import learning_curve, read_metrics
+
+    summary: dict[str, Any] = {"recipe": recipe.model_dump(), "steps": steps, "seconds": seconds, **environment()}
+    better = True
+    if before is not None and after is not None:
+        rows = compare(before, after)
+        summary["gain"] = rows
+        say("\n" + _gain_table(after.difficulty_name, rows))
+        better = rows[-1]["low"] > 0
+    metrics = read_metrics(output / "metrics.jsonl")
+    metric = "accuracy" if "accuracy" in metrics[-1] else "reward"
+    label = recipe.method["name"]
+    learning_curve({label: [metrics]}, output / "learning_curve.png", metric, f"{label}: training {metric}")
+    write_json(output / "summary.json", summary)
+    say(f"\n{steps} steps in {seconds:.0f} s. Written:")
+    for name, what in (
+        ("model", "the student, for AutoModelForCausalLM.from_pretrained"),
+        ("metrics.jsonl", "every step"),
+        ("learning_curve.png", "the learning curve"),
+        ("summary.json", "this table, the recipe and the environment"),
+    ):
+        say(f"  {output / name}  ({what})")
+    if recipe.evaluate is not None and recipe.evaluate.require_improvement and not better:
+        say("not better: the 95 % interval of the accuracy gained is not above 0")
+        return NOT_BETTER
+    return 0
+
+
+def _gain_table(difficulty: str, rows: list[Mapping[str, Any]]) -> str:
+    lines = [f"{difficulty:>10}  problems   before    after     gain   95 % interval"]
+    for row in rows:
+        lines.append(
+            f"{row['difficulty']:>10}  {row['problems']:8}  {row['before']:7.1%}  {row['after']:7.1%}  "
+            f"{row['difference']:+7.1%}   {row['low']:+.1%} to {row['high']:+.1%}"
+        )
+    return "\n".join(lines)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, to be kept beside numbers."""
+    import torch
+
+    packages = ("rlad", "torch", "transformers", "trl", "accelerate", "datasets")
+    return {
+        "versions": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+    }

@@ -1,0 +1,332 @@
+"""RLADTrainer: TRL's GRPOTrainer with a teacher and with rlad.objectives as the code that trains. No maths here.
+
+How the objective gets through TRL's own loss: `_compute_loss` computes the student's log-probs S first and reads the
+old ones after. In between we store, on a copy of the batch, old = S (with its gradient, so that TRL's ratio is 1 and
+has none) and advantages = the whole per-token objective, with its gradient. TRL then returns minus that objective through
+its own denominator, accumulation, entropy bonus and distributed reduction.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+
+from rlad.errors import RladError
+from rlad.models import resolve
+from rlad.objectives import METHODS, Method, group_advantages, objective_terms, token_signals, zero_variance_groups
+from rlad.teacher import Teacher
+from rlad.trainer.options import PAPER_DEFAULTS
+from rlad.trainer.rules import conflicts
+
+STATE_FILE = "rlad_state.json"  # written last into a checkpoint: a checkpoint without it is not whole
+
+
+@dataclass
+class RLADConfig(GRPOConfig):
+    """trl.GRPOConfig with the paper's defaults (rlad.trainer.options.PAPER_DEFAULTS) and three fields of our own.
+
+    method: a name ("rlad"), a mapping ({"name": "rlad", "alpha": 0.3}), or a Method of rlad.objectives.
+    advantage_std: "population" (RLAD Eq. 1) or "sample" (TRL's, without its 1e-4, for comparisons).
+    max_broken_teacher: the largest share of tokens whose teacher log-prob is unusable before the run stops.
+
+    Raises RladError for options that do not fit the objective (docs/trainer.md has the table).
+    """
+
+    loss_type: str = PAPER_DEFAULTS["loss_type"]
+    epsilon: float = PAPER_DEFAULTS["epsilon"]
+    epsilon_high: float | None = PAPER_DEFAULTS["epsilon_high"]
+    use_bias_correction_kl: bool = PAPER_DEFAULTS["use_bias_correction_kl"]
+    method: Any = "rlad"
+    advantage_std: str = "population"
+    max_broken_teacher: float = 0.01
+
+    def __post_init__(self) -> None:
+        self.method = method_options(self.method, self.epsilon, self.epsilon_high)
+        method = make_method(self.method)
+        self.epsilon, self.epsilon_high = method.clip_low, method.clip_high
+        if self.advantage_std not in ("population", "sample"):
+            raise RladError(f"advantage_std must be population or sample, not {self.advantage_std!r}")
+        super().__post_init__()
+        values = {name: getattr(self, name) for name in GRPOConfig.__dataclass_fields__}
+        if found := conflicts(values, method, has_teacher=True, processes=self.world_size):
+            raise RladError("; ".join(found))
+
+
+def method_options(method: Any, epsilon: float, epsilon_high: float | None) -> dict[str, Any]:
+    """A method as plain options, so that a config can be saved. The clip range comes from the method where it is given
+    there, and else from TRL's epsilon and epsilon_high. Raises RladError for an unknown method or option."""
+    if isinstance(method, Method):
+        return {"name": method.name, **asdict(method)}
+    if isinstance(method, str):
+        method = {"name": method}
+    if not isinstance(method, Mapping) or method.get("name") not in METHODS:
+        raise RladError(
+            f"method must be one of {', '.join(METHODS)}, a mapping with such a name, or a Method: {method!r}"
+        )
+    clip = {"clip_low": epsilon, "clip_high": epsilon if epsilon_high is None else epsilon_high}
+    options = {**clip, **method}
+    return {"name": options["name"], **asdict(make_method(options))}
+
+
+def make_method(options: Mapping[str, Any]) -> Method:
+    """The Method that `method_options` describes. Raises RladError with what is wrong in it."""
+    kind = METHODS[options["name"]]
+    try:
+        return kind(**{key: value for key, value in options.items() if key != "name"})
+    except (TypeError, ValueError) as error:
+        raise RladError(f"method {options['name']}: {error}") from None
+
+
+@dataclass
+class _Timers:
+    """Seconds by part of a step, summed since they were last read."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Any:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class RLADTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not typed
+    """TRL's GRPOTrainer under a method of rlad.objectives, with a teacher that scores the student's rollouts.
+
+    teacher_model: a hub id, a path, embedded:NAME, a loaded causal LM, or anything with `score` (rlad.teacher.Teacher).
+        None for a method that needs none. Each process holds the whole teacher.
+    teacher_processing_class: the teacher's tokenizer, compared with the student's. Loaded from the same place when the
+        teacher is given by name; else taken from its `name_or_path`.
+    teacher_init_kwargs: for from_pretrained when the teacher is given by name.
+    Every other argument is GRPOTrainer's, in its order.
+
+    Raises RladError, before training, when the method needs a teacher and there is none, or the tokenizers differ.
+    """
+
+    _tag_names: ClassVar[list[str]] = ["trl", "rlad"]
+    _name = "RLAD"
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: RLADConfig | None = None,
+        *positional: Any,
+        teacher_model: Any = None,
+        teacher_processing_class: Any = None,
+        teacher_init_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if args is None:
+            args = RLADConfig(output_dir="rlad-output")
+        if not isinstance(args, RLADConfig):
+            raise RladError(f"args must be an RLADConfig, not {type(args).__name__}: it has GRPOConfig's fields")
+        self.method = make_method(args.method)
+        if self.method.needs_teacher and teacher_model is None:
+            raise RladError(f"method {self.method.name} needs a teacher: pass teacher_model, or choose method='grpo'")
+        if isinstance(model, str):
+            model = resolve(model)
+        self._timers = _Timers()
+        self._rewards: Tensor | None = None
+        self._signals_batch: dict[str, Any] | None = None
+        self._broken_teacher, self._scored_tokens, self._zero_variance = 0, 0, 0
+        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        self.teacher: Teacher | None = None
+        if self.method.needs_teacher:
+            self.teacher = self._make_teacher(teacher_model, teacher_processing_class, teacher_init_kwargs or {})
+
+    def _make_teacher(self, teacher: Any, tokenizer: Any, init_kwargs: Mapping[str, Any]) -> Teacher:
+        from transformers import AutoTokenizer, PreTrainedModel
+
+        from rlad.teacher.compatibility import check_tokenizers
+        from rlad.teacher.local import LocalTeacher
+
+        name = resolve(teacher) if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
+        if tokenizer is None and name:
+            remote = bool(init_kwargs.get("trust_remote_code", False))
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, revision=init_kwargs.get("revision"), trust_remote_code=remote
+            )
+        if tokenizer is not None:
+            check_tokenizers(self._tokenizer, tokenizer)
+        elif isinstance(teacher, PreTrainedModel):
+            raise RladError(
+                "the teacher's tokenizer is unknown: pass teacher_processing_class, so that it can be checked"
+            )
+        if isinstance(teacher, str):
+            return LocalTeacher.load(name, self.temperature, self.accelerator.device, **init_kwargs)
+        if isinstance(teacher, PreTrainedModel):
+            return LocalTeacher(teacher.to(self.accelerator.device), self.temperature)
+        if isinstance(teacher, Teacher):
+            return teacher
+        raise RladError(
+            f"teacher_model must be a name, a causal LM or have a score method, not {type(teacher).__name__}"
+        )
+
+    # --- rollouts: TRL generates and rewards them; we replace the advantages and add the teacher's log-probs
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        with self._timers.part("generation"):
+            return super()._generate(prompts)
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        with self._timers.part("rewards"):
+            rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if torch.isnan(rewards).all(dim=1).any():
+            raise RladError(
+                "a rollout got None from every reward function: each needs a reward to be compared in its group"
+            )
+        self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Any]:
+        with self._timers.part("rollouts"):
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with self._timers.part("ours"):
+            self._replace_advantages(batch)
+        if self.teacher is not None:
+            with self._timers.part("teacher"):
+                self._add_teacher(batch)
+        return batch
+
+    def _replace_advantages(self, batch: dict[str, Any]) -> None:
+        """Population standard deviation and exact zeros (RLAD Eq. 1) in place of TRL's."""
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        if self._rewards is None or group < 2:
+            return
+        scaled = self.scale_rewards != "none"
+        everyone = group_advantages(self._rewards, group, self.args.advantage_std if scaled else "none")
+        count = batch["advantages"].shape[0]
+        start = self.accelerator.process_index * count
+        batch["advantages"] = everyone[start : start + count].to(batch["advantages"])
+        flat = zero_variance_groups(self._rewards, group)
+        self._metric("zero_variance_groups", float(flat.float().mean()))
+        if self.model.training:
+            self._zero_variance += int(flat.sum())
+
+    def _add_teacher(self, batch: dict[str, Any]) -> None:
+        assert self.teacher is not None
+        mask = batch["completion_mask"].bool().cpu()
+        prompts = [
+            row[keep.bool()].tolist()
+            for row, keep in zip(batch["prompt_ids"].cpu(), batch["prompt_mask"].cpu(), strict=True)
+        ]
+        responses = [row[keep].tolist() for row, keep in zip(batch["completion_ids"].cpu(), mask, strict=True)]
+        scores = self.teacher.score(prompts, responses)
+        logps = torch.zeros(mask.shape)
+        for i, row in enumerate(scores):
+            if row.shape != (len(responses[i]),):
+                raise RladError(
+                    f"the teacher returned {tuple(row.shape)} log-probs for {len(responses[i])} tokens of sequence {i}"
+                )
+            logps[i, : len(row)] = row
+        signals = token_signals(torch.zeros_like(logps), None, logps, torch.zeros(len(scores)), mask)
+        counts = torch.stack([signals.broken_teacher, signals.token_count]).to(self.accelerator.device)
+        broken, tokens = (int(x) for x in self.accelerator.reduce(counts, reduction="sum"))
+        self._broken_teacher, self._scored_tokens = self._broken_teacher + broken, self._scored_tokens + tokens
+        self._metric("broken_teacher", broken / max(tokens, 1))
+        if self._broken_teacher > self.args.max_broken_teacher * max(self._scored_tokens, 1):
+            raise RladError(
+                f"{self._broken_teacher} of {self._scored_tokens} teacher log-probs so far are NaN, infinite or "
+                f"positive, more than {self.args.max_broken_teacher:.1%} (max_broken_teacher): the teacher overflows, "
+                "or does not fit these tokens. Load it in bfloat16 or float32 instead of float16, and check its vocabulary"
+            )
+        batch["teacher_logps"] = logps.to(self.accelerator.device)
+
+    # --- the loss: ours, through TRL's
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        batch = dict(inputs)  # the original is buffered and used again
+        self._signals_batch = batch
+        try:
+            loss: Tensor = super()._compute_loss(model, batch)
+        finally:
+            self._signals_batch = None
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        if self._signals_batch is not None:
+            with self._timers.part("ours"):
+                logps = self._put_objective(self._signals_batch, logps)
+        return logps, entropies, aux_loss
+
+    def _put_objective(self, batch: dict[str, Any], logps: Tensor) -> Tensor:
+        """Store the objective where TRL's loss will read its advantages. Returns the log-probs, 0 where masked."""
+        mask = batch["completion_mask"]
+        if "tool_mask" in batch:
+            mask = mask * batch["tool_mask"]
+        signals = token_signals(
+            logps, batch.get("old_per_token_logps"), batch.get("teacher_logps"), batch["advantages"], mask
+        )
+        method = self.method.at(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
+        terms = objective_terms(method, signals)
+        batch["old_per_token_logps"], batch["advantages"] = signals.logps, terms.objective
+        self._log_terms(signals, terms)
+        return signals.logps
+
+    @torch.no_grad()
+    def _log_terms(self, signals: Any, terms: Any) -> None:
+        """Means over the tokens that count, of all processes."""
+        mask = signals.mask
+        parts = {
+            "ratio": terms.log_ratio.exp(),
+            "log_ratio_abs": terms.log_ratio.abs(),
+            "clip_low": terms.clipped_low,
+            "clip_high": terms.clipped_high,
+            "clamped": terms.clamped,
+            "objective": terms.objective,
+        }
+        if signals.teacher_logps is not None:
+            parts["student_minus_teacher"] = signals.logps - signals.teacher_logps
+        if terms.penalty is not None:
+            parts["penalty"] = terms.penalty
+        sums = torch.stack([mask.sum().float(), *((part.float() * mask).sum() for part in parts.values())])
+        count, *totals = self.accelerator.reduce(sums, reduction="sum").tolist()
+        for name, total in zip(parts, totals, strict=True):
+            self._metric(name, total / max(count, 1.0))
+
+    def _metric(self, name: str, value: float) -> None:
+        self._metrics["train" if self.model.training else "eval"][f"rlad/{name}"].append(value)
+
+    # --- what is logged, and what a checkpoint keeps
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # TRL's own clip_ratio/* are of its ratio, which is 1 here: always 0, and misleading. Ours are rlad/clip_*.
+        for metrics in self._metrics.values():
+            for name in [name for name in metrics if name.startswith("clip_ratio/")]:
+                del metrics[name]
+        if self.model.training:
+            for name, seconds in self._timers.seconds.items():
+                logs[f"rlad/seconds/{name}"] = seconds
+            self._timers.seconds.clear()
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            state = {
+                "broken_teacher": self._broken_teacher,
+                "scored_tokens": self._scored_tokens,
+                "zero_variance_groups": self._zero_variance,
+            }
+            (folder / STATE_FILE).write_text(json.dumps(state) + "\n")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and (path := Path(checkpoint) / STATE_FILE).is_file():
+            state = json.loads(path.read_text())
+            self._broken_teacher, self._scored_tokens = state["broken_teacher"], state["scored_tokens"]
+            self._zero_variance = state["zero_variance_groups"]

@@ -1,0 +1,45 @@
+"""Every private name of TRL that rlad leans on, in one place; `problems()` says which of them are gone.
+
+TRL moves these every month; pyproject.toml pins the minor version, and an upgrade starts by reading this file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head, pad
+
+__all__ = ["add_fused_lm_head", "pad", "problems"]
+
+# method of GRPOTrainer -> the parameters we call it with or override it by, in order
+METHODS: dict[str, tuple[str, ...]] = {
+    "_generate_and_score_completions": ("self", "inputs"),
+    "_generate": ("self", "prompts"),
+    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
+    "_compute_loss": ("self", "model", "inputs"),
+    "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
+    "_save_checkpoint": ("self", "model", "trial"),
+}
+# attributes that GRPOTrainer sets and we read or write
+ATTRIBUTES = ("_metrics", "_tokenizer", "num_generations", "num_generations_eval", "reward_weights", "scale_rewards")
+# keys of the batch: read, or replaced on a copy
+BATCH_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps")
+
+
+def problems() -> list[str]:
+    """What the installed TRL no longer has as we use it; empty when everything fits."""
+    found = []
+    for name, expected in METHODS.items():
+        method: Any = getattr(GRPOTrainer, name, None)
+        if method is None:
+            found.append(f"GRPOTrainer.{name} is gone")
+            continue
+        parameters = tuple(inspect.signature(method).parameters)
+        if parameters[: len(expected)] != expected:
+            found.append(f"GRPOTrainer.{name}{parameters} does not begin with {expected}")
+    source = inspect.getsource(GRPOTrainer)
+    found += [f"GRPOTrainer no longer has self.{name}" for name in ATTRIBUTES if f"self.{name}" not in source]
+    found += [f"the batch no longer has {name!r}" for name in BATCH_KEYS if f'"{name}"' not in source]
+    return found
