@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from rlad.trainer.config import Recipe
+from rlad.trainer.options import markdown
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "recipes", "src/rlad/recipes")
@@ -53,3 +55,45 @@ def test_commands_in_the_documentation_name_recipes_and_keys_that_exist(
         mine.write_text(Recipe.resolve("quickstart").to_yaml(), encoding="utf-8")
         reference = str(mine)
     Recipe.resolve(reference, [word for word in rest if "=" in word and not word.startswith("-")])
+
+
+def test_the_options_table_is_what_the_module_prints() -> None:
+    assert markdown() in (ROOT / "docs" / "trainer.md").read_text(encoding="utf-8")
+
+
+def equations() -> list[tuple[str, str, str, str]]:
+    """(function, file, line number, code) of each row of the table in docs/objective.md."""
+    text = (ROOT / "docs" / "objective.md").read_text(encoding="utf-8")
+    row = r"^\| .* \| `([\w.]+)` \| \[[^\]]*\]\(\.\./([^#)]+)#L(\d+)\) \| `(.*)` \|$"
+    return re.findall(row, text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("function", "path", "line", "code"), equations(), ids=[each[3][:40] for each in equations()])
+def test_an_equation_leads_to_its_line(function: str, path: str, line: str, code: str) -> None:
+    """The line holds the code that the table shows, and lies in the function that it names."""
+    source = (ROOT / path).read_text(encoding="utf-8")
+    assert source.splitlines()[int(line) - 1].strip() == code
+    inside: ast.AST = ast.parse(source)
+    for name in function.split("."):
+        inside = next(node for node in ast.iter_child_nodes(inside) if getattr(node, "name", None) == name)
+    assert isinstance(inside, ast.FunctionDef)
+    assert inside.lineno <= int(line) <= (inside.end_lineno or 0)
+
+
+def test_the_table_of_equations_has_all_of_them() -> None:
+    assert len(equations()) >= 12
+    text = (ROOT / "docs" / "objective.md").read_text(encoding="utf-8")
+    for equation in ("Eq. 1", "Eq. 2", "Eq. 3", "Eq. 4", "Eq. 5", "Appendix B", "KDRL"):
+        assert equation in text
+
+
+def test_every_metric_that_the_trainer_logs_is_in_the_documentation() -> None:
+    source = (ROOT / "src" / "rlad" / "trainer" / "trainer.py").read_text(encoding="utf-8")
+    named = set(re.findall(r'self\._metric\("(\w+)"', source)) | set(re.findall(r'parts\["(\w+)"\]', source))
+    parts = re.search(r"parts = \{(.*?)\}", source, re.DOTALL)
+    assert parts is not None
+    named |= set(re.findall(r'"(\w+)":', parts[1]))
+    named |= {f"seconds/{name}" for name in re.findall(r'_timers\.part\("(\w+)"\)', source)}
+    text = (ROOT / "docs" / "trainer.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `rlad/([\w/]+)`", text, re.MULTILINE)) == named
+    assert len(named) >= 15

@@ -1,4 +1,4 @@
-"""Puzzles: their identity, solutions, splits, rows and text, against oracles written here and not shared with the code."""
+"""Puzzles: identity, solutions, splits, rows and text, against oracles written here and not shared with the code."""
 
 import itertools
 import json
@@ -145,7 +145,7 @@ def _simple(rng: random.Random, n: int) -> tuple:
 
 
 def test_two_puzzles_that_differ_in_who_speaks_of_whom_alone() -> None:
-    """A pair of pairs, who say the same things in both: in one a pair speaks of itself, in the other of the other pair."""
+    """A pair of pairs, who say the same things in both: in one a pair speaks of itself, else of the other pair."""
     itself = (("lying", 0), ("lying", 0), ("telling-truth", 1), ("telling-truth", 1))
     across = (("lying", 0), ("lying", 0), ("telling-truth", 2), ("telling-truth", 2))
     assert canonical(itself) != canonical(across)
@@ -251,7 +251,7 @@ def test_splits_share_no_puzzle_whatever_the_seeds(n: int, seeds: list[int], dep
 
 
 def test_no_split_holds_an_official_test_puzzle() -> None:
-    """Of 2 people 2,000 draws a split draw nearly every puzzle there is, so that this would show any that got through."""
+    """Of 2 people 2,000 draws a split draw nearly every puzzle there is, so this would show any that got through."""
     official = official_test_fingerprints()
     for split in SPLITS:
         assert not official & {fingerprint(p.statements) for p in generate(2, 2_000, 0, split)}
@@ -266,11 +266,11 @@ def test_distinct_puzzles_are_distinct() -> None:
 
 
 def test_how_many_puzzles_of_two_people_there_are() -> None:
-    """At the default depth and width 285 differ and have one solution. The official test file's 100 rows are 60 puzzles,
+    """At the default depth and width 285 with one solution differ. The 100 rows of the official test are 60 puzzles,
     58 of which are among the 285 (in the other two somebody says of himself that he is a knight). So they can be kept
-    out, and are: 142 puzzles are left to train on, 26 to validate, 59 to test. But a model that was trained on 2 people
-    has seen half of all such puzzles there are, with other names and words; its accuracy on the others says little
-    about puzzles of a new kind."""
+    out, and are: 142 puzzles are left to train on, 26 to validate, 59 to test. But a model trained on 2 people has seen
+    half of all such puzzles there are, with other names and words: its accuracy on the rest, though held out, says
+    little about puzzles of a new kind."""
     leaves = [(op, who) for op in LEAVES for who in (0, 1)]
     said = []
     for speaker in (0, 1):

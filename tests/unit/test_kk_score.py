@@ -86,6 +86,22 @@ def test_no_text_raises(scorer: str, text: str) -> None:
     assert verdict.correct == (verdict.value in (1.0, 3.0))
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("Zoey is a knight, Bob is a knave", "every role is right"),
+        ("Zoey is a knave, Bob is a knight", "wrong role for Zoey, Bob"),
+        ("Zoey is a knight, Zoey is a knight", "Zoey stands more than once in the answer"),
+        ("Zoey is a knight", "the answer says knight or knave 1 times, for 2 people"),
+        ("Zoey is a knight, Carl is a knave", "Bob not in the answer"),
+        ("Zoey is a knight, Bob is the knave", "Bob is not followed by 'is a knight' or 'is a knave'"),
+        ("Zoey is a knight or Bob is a knave", "the answer hedges or negates with 'or'"),
+    ],
+)
+def test_the_explanation_says_what_is_wrong(answer: str, why: str) -> None:
+    assert score(f"<answer>{answer}</answer>", *ZOEY_BOB).explanation == why
+
+
 def test_what_was_extracted_is_shown_and_bounded() -> None:
     assert score(RIGHT, *ZOEY_BOB).extracted == "(1) Zoey is a knight\n(2) Bob is a knave"
     assert score("no answer", *ZOEY_BOB).extracted is None
@@ -114,7 +130,7 @@ HOSTILE = {
 
 
 def test_megabytes_of_hostile_text_take_seconds_not_hours() -> None:
-    """All of it runs in a child with a deadline far above what linear time needs, far below what quadratic time needs."""
+    """All of it runs in a child; its deadline is far above what linear time needs, far below what quadratic needs."""
     code = (
         "from tests_hostile import HOSTILE, ZOEY_BOB, SCORERS, score\n"
         "for name, text in HOSTILE.items():\n"

@@ -54,7 +54,7 @@ def generate_responses(
     _check_length(model, ids, max_new_tokens)
     ends = _end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
+    config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(ends),
         pad_token_id=pad,
@@ -129,7 +129,7 @@ def _ready(model: Any) -> Iterator[None]:
     """The model in evaluation mode, and without a generation config of its own to fill in what ours leaves out."""
     training, own = model.training, model.generation_config
     model.eval()
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig()
     try:
         yield
     finally:

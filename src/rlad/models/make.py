@@ -14,7 +14,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,36 +46,51 @@ class Spec:
     """
 
     shape: dict[str, int]
-    steps: int
+    steps: int  # of the schedule of learning rate and mix
     mix_first: tuple[float, ...]
     mix_last: tuple[float, ...]
+    stop: int | None = None  # leave the schedule after so many steps
     puzzles: int | None = None  # how many different puzzles it sees; None: never the same twice
     noise: float = 0.0
     tokens_per_step: int = 6144
     lr: float = 2e-3
     seed: int = 0
-    optimizer: str = field(default="muon")
+    optimizer: str = "muon"
 
 
-SPECS = {
-    "teacher": Spec(
-        shape=dict(
-            hidden_size=128, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2, intermediate_size=384
-        ),
-        steps=2800,
-        mix_first=(0.5, 0.35, 0.15),
-        mix_last=(0.12, 0.28, 0.6),
+_TEACHER = dict(
+    hidden_size=128, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2, intermediate_size=384
+)
+_STUDENT = dict(
+    hidden_size=96, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, intermediate_size=288
+)
+
+# One after the other, each from the weights of the one before (optimizers start anew).
+SPECS: dict[str, tuple[Spec, ...]] = {
+    "teacher": (
+        Spec(_TEACHER, steps=2800, stop=500, mix_first=(0.5, 0.35, 0.15), mix_last=(0.12, 0.28, 0.6)),
+        Spec(_TEACHER, steps=1300, mix_first=(0.3, 0.4, 0.3), mix_last=(0.15, 0.35, 0.5), seed=10),
     ),
-    "student": Spec(
-        shape=dict(
-            hidden_size=96, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, intermediate_size=288
+    "student": (
+        Spec(
+            _STUDENT,
+            steps=1400,
+            stop=500,
+            mix_first=(0.65, 0.27, 0.08),
+            mix_last=(0.65, 0.27, 0.08),
+            puzzles=12_000,
+            noise=0.05,
+            seed=1,
         ),
-        steps=1400,
-        mix_first=(0.65, 0.27, 0.08),
-        mix_last=(0.65, 0.27, 0.08),
-        puzzles=12_000,
-        noise=0.05,
-        seed=1,
+        Spec(
+            _STUDENT,
+            steps=400,
+            mix_first=(0.55, 0.33, 0.12),
+            mix_last=(0.55, 0.33, 0.12),
+            puzzles=12_000,
+            noise=0.05,
+            seed=11,
+        ),
     ),
 }
 
@@ -173,28 +188,37 @@ def _lr_scale(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 100, max(0.0, (steps - step) / (0.4 * steps)))
 
 
-def train(spec: Spec, tokenizer: PreTrainedTokenizerFast, output: Path, log_every: int = 50) -> Qwen3ForCausalLM:
-    """Train from nothing. Writes log.jsonl as it goes, and a checkpoint (model and optimizers) every 500 steps."""
+def train(
+    spec: Spec,
+    tokenizer: PreTrainedTokenizerFast,
+    output: Path,
+    log_every: int = 50,
+    start: Path | None = None,
+) -> Qwen3ForCausalLM:
+    """Train from nothing, or from the weights in `start`. Writes log.jsonl as it goes, and a model every 250 steps."""
     torch.manual_seed(spec.seed)
+    options: dict[str, Any] = {"rope_theta": 10_000.0, **spec.shape}
     model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=8 * math.ceil(len(tokenizer) / 8),
             head_dim=32,
             max_position_embeddings=2048,
             tie_word_embeddings=True,
-            rope_theta=10_000.0,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            **spec.shape,
+            **options,
         )
     )
+    if start is not None:
+        model.load_state_dict(Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
     model.set_attn_implementation("rlad_sdpa_fp32")
     optimizers, batches = _optimizers(model, spec), _batches(spec, tokenizer)
     output.mkdir(parents=True, exist_ok=True)
     (output / "spec.json").write_text(json.dumps(asdict(spec), indent=1))
     started, tokens, losses = time.monotonic(), 0, list[float]()
-    for step in range(spec.steps):
+    last = spec.stop or spec.steps
+    for step in range(last):
         ids, labels = next(batches)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(ids, attention_mask=None, use_cache=False).logits[:, :-1]
@@ -219,16 +243,16 @@ def train(spec: Spec, tokenizer: PreTrainedTokenizerFast, output: Path, log_ever
             print(json.dumps(row), flush=True)
             with (output / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
-        if (step + 1) % 500 == 0 or step + 1 == spec.steps:
+        if (step + 1) % 250 == 0 or step + 1 == last:
             save(model, tokenizer, output / f"step-{step + 1}")
     return model
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """A Hugging Face folder in bf16 safetensors; the model in memory is left as it is."""
-    clone = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
+    config = Qwen3Config(**model.config.to_dict())  # its own: the attention of the model in training must stay as it is
+    clone = Qwen3ForCausalLM(config).bfloat16()
     clone.load_state_dict(model.state_dict())
-    clone.config._attn_implementation = None
     clone.generation_config.do_sample = True
     clone.generation_config.eos_token_id = tokenizer.eos_token_id
     clone.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -250,7 +274,12 @@ def main() -> None:
         tokenizer.save_pretrained(arguments.output)
         return
     changes = {key: json.loads(value) for key, _, value in (item.partition("=") for item in arguments.set)}
-    train(Spec(**{**asdict(SPECS[arguments.what]), **changes}), tokenizer, arguments.output)
+    start = None
+    for stage, spec in enumerate(SPECS[arguments.what], 1):
+        folder = arguments.output / f"stage-{stage}"
+        train(replace(spec, **changes), tokenizer, folder, start=start)
+        start = max(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    print(f"the finished model is {start}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ COLUMNS = (  # heading, metric, format
 )
 
 
-class StepLine(TrainerCallback):  # type: ignore[misc]  # transformers' callbacks are not typed
+class StepLine(TrainerCallback):
     """Prints a line for each logged step: the columns above and the seconds left."""
 
     def __init__(self, emit: Callable[[str], None] = print) -> None:
@@ -35,8 +35,8 @@ class StepLine(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         self.emit("  ".join(["     step", *heads, "left"]))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or not logs or "reward" not in logs:
-            return
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return  # "loss", not "reward": a second update on the same rollouts has no new reward
         done = max(1, state.global_step - self.first)
         left = (time.monotonic() - self.started) / done * (state.max_steps - state.global_step)
         cells = [f"{state.global_step:4}/{state.max_steps:<4}"]
@@ -47,7 +47,7 @@ class StepLine(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         self.emit("  ".join([*cells, f"{left:3.0f} s"]))
 
 
-class MetricsFile(TrainerCallback):  # type: ignore[misc]
+class MetricsFile(TrainerCallback):
     """Appends every logged step to a JSON Lines file. The names are TRL's, and rlad/* (docs/trainer.md)."""
 
     def __init__(self, path: Path) -> None:
@@ -64,13 +64,13 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         temporary.replace(self.path)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and logs and "reward" in logs:
+        if state.is_world_process_zero and logs and "loss" in logs:
             row = {"step": state.global_step, "time": round(time.time(), 3), **logs}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
 
-class StopAtBoundary(TrainerCallback):  # type: ignore[misc]
+class StopAtBoundary(TrainerCallback):
     """On Ctrl-C: finish the step, go on to where a run can be resumed exactly, save a checkpoint there, and stop.
 
     boundary: after every so many updates no generated batch is half used (rlad.trainer.rules.batches).

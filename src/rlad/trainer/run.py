@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ def train(recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | No
     Raises RladError for what can be known to fail before the first step, and when there is nothing to resume.
     """
     say = emit or (lambda line: print(line, flush=True))
+    _quiet()
     from rlad.tasks import load_task
 
     output = Path(recipe.output)
@@ -68,6 +69,16 @@ def train(recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | No
     if torch.distributed.is_initialized() and not trainer.is_world_process_zero():
         return 0
     return _finish(recipe, output, before, after, seconds, trainer.state.global_step, say)
+
+
+def _quiet() -> None:
+    """Our own lines are the progress; the libraries' bars and notices about their next version would bury them."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _start(recipe: Recipe, output: Path, resume: bool, say: Callable[[str], None]) -> Path | None:
@@ -239,7 +250,7 @@ def _finish(
         say("\n" + _gain_table(after.difficulty_name, rows))
         better = rows[-1]["low"] > 0
     metrics = read_metrics(output / "metrics.jsonl")
-    metric = "accuracy" if "accuracy" in metrics[-1] else "reward"
+    metric = "accuracy" if any("accuracy" in row for row in metrics) else "reward"
     label = recipe.method["name"]
     learning_curve({label: [metrics]}, output / "learning_curve.png", metric, f"{label}: training {metric}")
     write_json(output / "summary.json", summary)
@@ -257,7 +268,7 @@ def _finish(
     return 0
 
 
-def _gain_table(difficulty: str, rows: list[Mapping[str, Any]]) -> str:
+def _gain_table(difficulty: str, rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"{difficulty:>10}  problems   before    after     gain   95 % interval"]
     for row in rows:
         lines.append(

@@ -2,8 +2,8 @@
 
 How the objective gets through TRL's own loss: `_compute_loss` computes the student's log-probs S first and reads the
 old ones after. In between we store, on a copy of the batch, old = S (with its gradient, so that TRL's ratio is 1 and
-has none) and advantages = the whole per-token objective, with its gradient. TRL then returns minus that objective through
-its own denominator, accumulation, entropy bonus and distributed reduction.
+has none) and advantages = the whole per-token objective, with its gradient. TRL then returns minus that objective
+through its own denominator, accumulation, entropy bonus and distributed reduction.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class _Timers:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-class RLADTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not typed
+class RLADTrainer(GRPOTrainer):
     """TRL's GRPOTrainer under a method of rlad.objectives, with a teacher that scores the student's rollouts.
 
     teacher_model: a hub id, a path, embedded:NAME, a loaded causal LM, or anything with `score` (rlad.teacher.Teacher).
@@ -240,7 +240,8 @@ class RLADTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not typed
             raise RladError(
                 f"{self._broken_teacher} of {self._scored_tokens} teacher log-probs so far are NaN, infinite or "
                 f"positive, more than {self.args.max_broken_teacher:.1%} (max_broken_teacher): the teacher overflows, "
-                "or does not fit these tokens. Load it in bfloat16 or float32 instead of float16, and check its vocabulary"
+                "or does not fit these tokens. Load it in bfloat16 or float32 instead of float16, and check its "
+                "vocabulary"
             )
         batch["teacher_logps"] = logps.to(self.accelerator.device)
 

@@ -37,11 +37,11 @@ def split_of(mark: str) -> str:
 def generate(
     n_people: int, count: int, seed: int, split: str = "train", depth: int = 2, width: int = 2, distinct: bool = False
 ) -> list[Puzzle]:
-    """`count` puzzles of `n_people` people from one split, each with exactly one solution; the same for the same arguments.
+    """`count` puzzles of `n_people` people from one split, each with exactly one solution; fixed by the arguments.
 
-    depth: the deepest statement (1 is "X is a knight", 2 joins or negates those). With 1 alone no puzzle has one solution:
-    every statement stays as true as its speaker when all roles are swapped. width: most operands of "and" and "or".
-    distinct: no identity twice. Raises RladError for arguments out of range, or where the space of puzzles is too small.
+    depth: the deepest statement (1 is "X is a knight", 2 joins or negates those). With 1 alone no puzzle has one
+    solution: every statement stays as true as its speaker when all roles are swapped. width: most operands of "and" and
+    "or". distinct: no identity twice. Raises RladError for arguments out of range, or where there are too few puzzles.
     """
     if not 2 <= n_people <= MAX_PEOPLE:
         raise RladError(f"people must be from 2 to {MAX_PEOPLE}, not {n_people}")
@@ -51,20 +51,20 @@ def generate(
         raise RladError(f"depth must be from 2 to 5 and width from 2 to 6, not {depth} and {width}")
     if count < 0:
         raise RladError(f"count must not be negative, not {count}")
-    puzzles = _stream(n_people, random.Random(f"{seed}/{n_people}/{split}/{depth}/{width}"), split, depth, width, distinct)
+    puzzles = _stream(
+        n_people, random.Random(f"{seed}/{n_people}/{split}/{depth}/{width}"), split, depth, width, distinct
+    )
     return [next(puzzles) for _ in range(count)]
 
 
-def _stream(
-    n_people: int, rng: random.Random, split: str, depth: int, width: int, distinct: bool
-) -> Iterator[Puzzle]:
+def _stream(n_people: int, rng: random.Random, split: str, depth: int, width: int, distinct: bool) -> Iterator[Puzzle]:
     index, tries, seen = 0, 0, set[str]()
     while True:
         tries += 1
         if tries > MAX_TRIES:
             raise RladError(
-                f"found only {index} {'distinct ' if distinct else ''}puzzles of {n_people} people in the {split} split at depth "
-                f"{depth} and width {width}; ask for fewer, or for more people, depth or width"
+                f"found only {index} {'distinct ' if distinct else ''}puzzles of {n_people} people in the {split} "
+                f"split at depth {depth} and width {width}; ask for fewer, or for more people, depth or width"
             )
         statements = tuple(_statement(rng, i, n_people, depth, width) for i in range(n_people))
         worlds = consistent_worlds(statements)
@@ -83,7 +83,7 @@ def _stream(
 
 
 def _statement(rng: random.Random, speaker: int, n_people: int, depth: int, width: int) -> Statement:
-    """What `speaker` says. Nobody speaks of themselves alone ("I am a knight" tells nothing, "I am a knave" is never said)."""
+    """What `speaker` says: never of themselves alone ("I am a knight" tells nothing, "I am a knave" nobody can say)."""
     while True:
         tree = _tree(rng, n_people, depth, width)
         inner = tree

@@ -110,7 +110,9 @@ def _checked(tree: Any, n_people: int, depth: int) -> Statement:
         raise ValueError(f"unknown statement {op!r}; known are {[*LEAVES, *OPERATORS]}")
     _, fewest, most, _ = OPERATORS[op]
     if len(operands) < fewest or (most is not None and len(operands) > most):
-        raise ValueError(f"{op!r} takes {fewest if fewest == most else f'at least {fewest}'} operands, not {len(operands)}")
+        raise ValueError(
+            f"{op!r} takes {fewest if fewest == most else f'at least {fewest}'} operands, not {len(operands)}"
+        )
     return (op, *(_checked(operand, n_people, depth - 1) for operand in operands))
 
 
@@ -158,7 +160,7 @@ def _refine(statements: Sequence[Statement], mentions: Sequence[Sequence[int]], 
 def _labelled(statements: Sequence[Statement], color: Sequence[int]) -> str:
     """The puzzle written with its people in the order of their colours, which all differ.
 
-    People are called by their place, not by their colour: colours can have gaps, and then two puzzles could share a text.
+    People are called by their place, not by their colour: colours can have gaps, and two puzzles could share a text.
     """
     place = sorted(range(len(color)), key=color.__getitem__)
     label = [""] * len(color)
@@ -167,7 +169,9 @@ def _labelled(statements: Sequence[Statement], color: Sequence[int]) -> str:
     return ";".join(_write(statements[i], label) for i in place)
 
 
-def _single_out(statements: Sequence[Statement], mentions: Sequence[Sequence[int]], color: list[int], i: int) -> list[int]:
+def _single_out(
+    statements: Sequence[Statement], mentions: Sequence[Sequence[int]], color: list[int], i: int
+) -> list[int]:
     marked = [2 * c + 1 for c in color]
     marked[i] -= 1
     return _refine(statements, mentions, marked)
@@ -212,7 +216,9 @@ def identity(statements: Sequence[Statement]) -> str:
     and, or, <=>. Names and wording play no part. Colour refinement with ties broken one person at a time, not n!."""
     people = [_people_in(tree) for tree in statements]
     mentions = [[j for j, said in enumerate(people) if i in said] for i in range(len(statements))]
-    return f"{len(statements)}|" + _canonical(statements, mentions, _refine(statements, mentions, [0] * len(statements)))
+    return f"{len(statements)}|" + _canonical(
+        statements, mentions, _refine(statements, mentions, [0] * len(statements))
+    )
 
 
 def fingerprint(statements: Sequence[Statement]) -> str:

@@ -53,7 +53,7 @@ _FRAMES = (
     '"{S}" - {n}.',
     'According to {n}, "{S}".',
     'In the words of {n}: "{S}".',
-    "In {n}'s words: \"{S}\".",
+    'In {n}\'s words: "{S}".',
     'As {n} puts it, "{S}".',
     'You hear {n} saying, "{S}".',
     'A statement by {n}: "{S}".',

@@ -1,0 +1,123 @@
+"""Where a training step's seconds go: RLAD beside TRL's stock GRPOTrainer, same models, batch and lengths, one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/step.py --steps 30
+
+The student is the embedded one; the teacher has twice its layers (random weights cost the same as trained ones). Both
+trainers take turns, a step each, so that whatever else the machine does falls on both. Responses are forced to one
+length (no end of sequence), so both do the same work. Prints medians, and ratios that do not depend on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import tempfile
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOTrainer
+
+from rlad import RLADConfig, RLADTrainer
+from rlad.models import resolve
+from rlad.tasks import load_task
+
+
+class _Steps(TrainerCallback):
+    """Keeps TRL's own step_time and our timers of every step."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "step_time" in logs:
+            self.rows.append(dict(logs))
+
+
+def _reward(completions: list[Any], **kwargs: Any) -> list[float]:
+    return [float(len(completion[-1]["content"]) % 2) for completion in completions]
+
+
+def _trainer(kind: type, student: Any, tokenizer: Any, data: Dataset, arguments: dict[str, Any], **kwargs: Any) -> Any:
+    config = RLADConfig(output_dir=tempfile.mkdtemp(), **arguments)
+    steps = _Steps()
+    trainer = kind(
+        copy.deepcopy(student), _reward, config, data, processing_class=tokenizer, callbacks=[steps], **kwargs
+    )
+    trainer.steps = steps
+    return trainer
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rollouts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3, help="turns that the two trainers take")
+    options = parser.parse_args()
+    folder = resolve("embedded:student")
+    student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    config = copy.deepcopy(student.config)
+    config.num_hidden_layers *= 2
+    config.layer_types = None
+    teacher = AutoModelForCausalLM.from_config(type(config)(**config.to_dict()), dtype=torch.float32)
+    data = Dataset.from_list(load_task({"name": "knights_knaves", "people": [3]}).train())
+    shared = {
+        "max_steps": options.steps // options.rounds + 1,  # the first step of each turn warms up and is left out
+        "per_device_train_batch_size": options.rollouts,
+        "max_completion_length": options.tokens,
+        "generation_kwargs": {"min_new_tokens": options.tokens},
+        "learning_rate": 1e-6,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    rows: dict[str, list[dict[str, float]]] = {"grpo (TRL)": [], "rlad": []}
+    for _ in range(options.rounds):
+        stock = _trainer(GRPOTrainer, student, tokenizer, data, {**shared, "method": "grpo"})
+        ours = _trainer(
+            RLADTrainer, student, tokenizer, data, shared, teacher_model=copy.deepcopy(teacher),
+            teacher_processing_class=tokenizer,
+        )  # fmt: skip
+        for name, trainer in (("grpo (TRL)", stock), ("rlad", ours)):
+            trainer.train()
+            rows[name] += trainer.steps.rows[1:]
+    medians = {name: statistics.median(row["step_time"] for row in each) for name, each in rows.items()}
+    parts = {
+        part: statistics.median(row[f"rlad/seconds/{part}"] for row in rows["rlad"])
+        for part in ("generation", "rewards", "rollouts", "teacher", "ours")
+    }
+    step = medians["rlad"]
+    print(
+        json.dumps(
+            {
+                "threads": torch.get_num_threads(),
+                "steps": {name: len(each) for name, each in rows.items()},
+                "median seconds a step": medians,
+                "rlad over grpo": step / medians["grpo (TRL)"],
+                "parts of a step (share)": {
+                    "generation": parts["generation"] / step,
+                    "teacher": parts["teacher"] / step,
+                    "ours": parts["ours"] / step,
+                    "update and the rest": 1 - (parts["rollouts"] + parts["teacher"] + parts["ours"]) / step,
+                    "rewards and TRL's rollout bookkeeping": (parts["rollouts"] - parts["generation"]) / step,
+                },
+                "teacher parameters over student's": sum(p.numel() for p in teacher.parameters())
+                / sum(p.numel() for p in student.parameters()),
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

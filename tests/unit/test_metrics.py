@@ -1,0 +1,154 @@
+"""Closed forms, with the arithmetic, and how often the intervals cover."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlad.evaluation.metrics import (
+    accuracy_interval,
+    average_interval,
+    mean_at_k,
+    mean_interval,
+    paired_difference,
+    pass_at_k,
+    wilson_interval,
+)
+
+Z = 1.959963984540054  # 97.5 % point of the normal distribution
+T3 = 3.182446305284263  # of Student's t with 3 degrees of freedom
+T1 = 12.706204736432095  # with 1: tan(0.475 pi)
+
+
+def test_wilson_interval() -> None:
+    # 8 of 10, z^2 = 3.8415: centre (8 + 1.9207) / 13.8415 = 0.716740,
+    # half width 1.95996 / 13.8415 * sqrt(8 * 2 / 10 + 3.8415 / 4) = 0.141601 * 1.600114 = 0.226578
+    centre = (8 + Z * Z / 2) / (10 + Z * Z)
+    half = Z / (10 + Z * Z) * math.sqrt(8 * 2 / 10 + Z * Z / 4)
+    assert wilson_interval(8, 10) == pytest.approx((centre - half, centre + half), abs=1e-12)
+    assert wilson_interval(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    # 0 of n: from 0 to z^2 / (n + z^2) = 3.8415 / 103.8415 = 0.0369935; all of n is its mirror image
+    assert wilson_interval(0, 100) == pytest.approx((0, 0.0369935), abs=1e-6)
+    assert wilson_interval(100, 100) == pytest.approx((1 - 0.0369935, 1), abs=1e-6)
+    # one half: symmetric about it
+    low, high = wilson_interval(50, 100)
+    assert low + high == pytest.approx(1)
+
+
+def test_wilson_interval_at_another_confidence() -> None:
+    z = 1.6448536269514722  # 95 % point: a 90 % interval
+    assert wilson_interval(0, 10, 0.9)[1] == pytest.approx(z * z / (10 + z * z), abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(-1, 3), (4, 3), (0, 0)])
+def test_wilson_interval_refuses(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="successes must be"):
+        wilson_interval(successes, trials)
+
+
+def test_mean_interval() -> None:
+    # 1, 2, 3, 6: mean 3, squares 4 + 1 + 0 + 9 = 14, variance 14 / 3, error sqrt(14 / 3 / 4) = sqrt(7 / 6)
+    half = T3 * math.sqrt(7 / 6)
+    assert mean_interval([1, 2, 3, 6]) == pytest.approx((3, 3 - half, 3 + half), abs=1e-9)
+    # 0, 1: variance 1 / 2, error sqrt(1 / 4) = 1 / 2
+    assert mean_interval([0, 1]) == pytest.approx((0.5, 0.5 - T1 / 2, 0.5 + T1 / 2), abs=1e-9)
+    assert mean_interval([2, 2, 2]) == (2, 2, 2)
+    assert mean_interval([4]) == (4, -math.inf, math.inf)
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
+
+
+def test_accuracy_interval() -> None:
+    # all right or all wrong: Wilson's, over problems
+    assert accuracy_interval([1, 0, 1, 1]) == (0.75, *wilson_interval(3, 4))
+    assert accuracy_interval([1.0] * 20) == (1.0, *wilson_interval(20, 20))
+    # shares between: Student's t. .25 .5 .5 .75: mean .5, squares 2 * .0625 = .125, error sqrt(.125 / 3 / 4) = .10206
+    half = T3 * math.sqrt(0.125 / 12)
+    assert accuracy_interval([0.25, 0.5, 0.5, 0.75]) == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-9)
+    # never outside [0, 1]
+    assert accuracy_interval([0.5]) == (0.5, 0.0, 1.0)
+    assert accuracy_interval([1, 1, 0.5])[2] == 1.0
+
+
+def test_average_interval() -> None:
+    # one group keeps its interval
+    assert average_interval([(0.5, 0.3, 0.6)]) == pytest.approx((0.5, 0.3, 0.6))
+    # (.5 + .9) / 2 = .7; below sqrt(.3^2 + .4^2) / 2 = .25; above sqrt(.05^2 + .12^2) / 2 = .065
+    assert average_interval([(0.5, 0.2, 0.55), (0.9, 0.5, 1.02)]) == pytest.approx((0.7, 0.45, 0.765))
+    # four groups alike: half the width of one
+    assert average_interval([(0.5, 0.4, 0.6)] * 4) == pytest.approx((0.5, 0.45, 0.55))
+    with pytest.raises(ValueError, match="no groups"):
+        average_interval([])
+
+
+def test_paired_difference() -> None:
+    # differences 1, 0, 1, 0: mean .5, squares 4 * .25 = 1, error sqrt(1 / 3 / 4) = sqrt(1 / 12)
+    half = T3 * math.sqrt(1 / 12)
+    assert paired_difference([0, 1, 0, 0], [1, 1, 1, 0]) == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-9)
+    # a difference that is the same on every problem has no error, however much the problems differ
+    assert paired_difference([0.0, 0.5, 0.25], [0.25, 0.75, 0.5]) == pytest.approx((0.25, 0.25, 0.25))
+    with pytest.raises(ValueError, match="the same problems"):
+        paired_difference([1], [1, 0])
+
+
+def test_mean_at_k() -> None:
+    assert mean_at_k([True, False, False, True]) == 0.5
+    with pytest.raises(ValueError, match="at least one"):
+        mean_at_k([])
+
+
+def test_pass_at_k() -> None:
+    # 4 samples, 1 right, k = 2: of C(4, 2) = 6 pairs, C(3, 2) = 3 hold no right one: 1 - 3/6
+    assert pass_at_k(4, 1, 2) == 0.5
+    assert pass_at_k(10, 3, 1) == pytest.approx(0.3)
+    assert pass_at_k(8, 0, 8) == 0
+    assert pass_at_k(8, 1, 8) == 1
+    assert pass_at_k(5, 3, 3) == 1  # only 2 are wrong, so any 3 hold a right one
+    assert pass_at_k(100_000, 1, 50_000) == 0.5  # whole numbers: nothing overflows
+    for bad in ((4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)):
+        with pytest.raises(ValueError, match="pass@k needs"):
+            pass_at_k(*bad)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 100))
+def test_pass_at_k_is_unbiased(samples: int, k: int, percent: int) -> None:
+    """Its expectation over the number of right samples is 1 - (1 - p)^k, exactly."""
+    if k > samples:
+        return
+    p = percent / 100
+    expected = sum(
+        math.comb(samples, c) * p**c * (1 - p) ** (samples - c) * pass_at_k(samples, c, k) for c in range(samples + 1)
+    )
+    assert expected == pytest.approx(1 - (1 - p) ** k, abs=1e-12)
+
+
+def test_wilson_intervals_cover_what_they_claim() -> None:
+    """By summing over all outcomes: near 95 % on average over p, and never far below."""
+    n = 100
+    intervals = [wilson_interval(k, n) for k in range(n + 1)]
+    covers = [
+        sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k, (low, high) in enumerate(intervals) if low <= p <= high)
+        for p in (i / 50 for i in range(1, 50))
+    ]
+    assert 0.94 < sum(covers) / len(covers) < 0.96
+    assert min(covers) > 0.9
+
+
+def test_paired_and_averaged_intervals_cover_about_as_often_as_they_claim() -> None:
+    rng = random.Random(0)
+    runs, paired, averaged = 400, 0, 0
+    for _ in range(runs):
+        before = [float(rng.random() < 0.3) for _ in range(100)]
+        after = [b if rng.random() < 0.7 else float(rng.random() < 0.8) for b in before]
+        # E[after - before] = .3 * (.8 - .3) = .15
+        _, low, high = paired_difference(before, after)
+        paired += low <= 0.15 <= high
+        groups = [accuracy_interval([float(rng.random() < p) for _ in range(50)]) for p in (0.9, 0.5, 0.1)]
+        _, low, high = average_interval(groups)
+        averaged += low <= 0.5 <= high
+    # 95 % of 400 is 380, with a standard deviation of sqrt(400 * .95 * .05) = 4.4
+    assert 360 <= paired <= 396
+    assert 360 <= averaged <= 398
