@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 import tiny
-from rlad.models.make import SPECS, Spec, _batches, _lr_scale, _Puzzles, encode, save, train
+from rlad.models import make
+from rlad.models.make import SPECS, Spec, _batches, _drills, _lr_scale, _Puzzles, encode, save, train
 from rlad.models.traces import trace
 from rlad.tasks.knights_knaves.generate import generate, split_of
 from rlad.tasks.knights_knaves.puzzle import fingerprint
@@ -135,7 +136,43 @@ def test_encode_is_what_generation_sees_and_then_the_response(words: PreTrainedT
     assert words.decode(ids[prompt:]) == "<think>\n</think><|im_end|>"
 
 
-@pytest.mark.parametrize("spec", [spec for stages in SPECS.values() for spec in stages])
+def test_a_drill_asks_for_what_the_person_was_last_assumed_to_be(words: PreTrainedTokenizerFast) -> None:
+    asked = 0
+    for ids, labels in islice(_drills(dataclasses.replace(SPEC, drill=True, tokens_per_step=600), words), 4):
+        assert ids.shape == labels.shape and ids.numel() <= 600
+        for row, label in zip(ids.tolist(), labels.tolist(), strict=True):
+            text, world = "", dict[str, str]()
+            for i, (token, wanted) in enumerate(zip(row, label, strict=True)):
+                text += words.decode([token])
+                if wanted != -100:
+                    assert wanted == token
+                if i + 1 == len(row) or label[i + 1] != -100 or wanted == -100:
+                    continue  # not the last token of a role that was asked for
+                line, asked = text.rpartition("\n")[2], asked + 1
+                name, role = line.rpartition(" ")[2].split("=")
+                assumed = text[: -len(line)].rpartition("Try")[2].split("\n")[0]
+                world = dict(pair.split("=") for pair in assumed.split())
+                assert not line.startswith("Try") and world[name] == role
+    assert asked > 100
+
+
+def test_the_command_trains_stage_after_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drill = Spec(SPEC.shape, steps=1, drill=True, tokens_per_step=300)
+    monkeypatch.setitem(make.SPECS, "student", (drill, dataclasses.replace(SPEC, steps=1, tokens_per_step=300)))
+    monkeypatch.setattr(make, "make_tokenizer", tiny.tokenizer)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(
+        "sys.argv", ["make", "student", "--output", str(tmp_path), "--set", "lr=0.0", 'optimizer="adamw"']
+    )
+    make.main()
+    one, two = (json.loads((tmp_path / f"stage-{i}" / "spec.json").read_text()) for i in (1, 2))
+    assert (one["drill"], two["drill"], one["lr"], two["lr"]) == (True, False, 0.0, 0.0)
+    # With a learning rate of 0 the second stage ends with the weights that it was given: the first one's.
+    first, second = (AutoModelForCausalLM.from_pretrained(tmp_path / f"stage-{i}" / "step-1") for i in (1, 2))
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+@pytest.mark.parametrize("spec", [spec for stages in SPECS.values() for spec in stages if not spec.drill])
 def test_both_train_on_the_train_split_alone(spec: Spec) -> None:
     spec = dataclasses.replace(spec, puzzles=None if spec.puzzles is None else 400)
     source = _Puzzles(spec)

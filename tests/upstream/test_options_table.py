@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlad.objectives import METHODS
 from rlad.trainer.config import SAID_ELSEWHERE, grpo_fields
-from rlad.trainer.options import OPTIONS, PAPER_DEFAULTS, markdown, refusals
+from rlad.trainer.options import OPTIONS, PAPER_DEFAULTS, refusals
 from rlad.trainer.rules import batches, conflicts
 
 # Fields that the oldest transformers we take does not have yet.
@@ -116,10 +115,3 @@ def test_a_finished_configuration_passes_the_same_rules() -> None:
 
 def test_fields_that_a_recipe_says_elsewhere_exist() -> None:
     assert SAID_ELSEWHERE.keys() <= OPTIONS.keys()
-
-
-def test_the_table_in_the_documentation_is_this_one(repository: Path) -> None:
-    document = repository / "docs" / "trainer.md"
-    if not document.exists():
-        pytest.skip("docs/trainer.md is not there; `python -m rlad.trainer.options` prints its table")
-    assert markdown() in document.read_text(encoding="utf-8")

@@ -1,9 +1,14 @@
 """Make the embedded pair again from nothing: `python -m rlad.models.make {tokenizer,teacher,student} --output DIR`.
 
-Every puzzle it trains on comes from the train split (rlad.tasks.knights_knaves.generate), so it is disjoint from every
-test split and from the official tests. Seeded; one thread by default. The teacher sees right reasoning. The student
-sees fewer puzzles, most of them of two people, and reasoning in which a step may be wrong and the rest follows from the
-error: it knows how to reason, but not reliably, and not as far - as a base model does.
+Both first drill the one step of the reasoning that they do not find by themselves: to look up what a person was last
+assumed to be. (Without it 10.5 M tokens of traces left every other step right and this one a guess: the statistics of
+the search give it away nine times in ten, so there is little to gain from looking.) Then they learn whole traces. The
+teacher sees right reasoning. The student sees fewer puzzles, most of them of two people, and reasoning in which a step
+may be wrong and the rest follows from the error: it knows how to reason, but not reliably, and not as far - as a base
+model does.
+
+Every puzzle they train on comes from the train split (rlad.tasks.knights_knaves.generate), so it is disjoint from every
+test split and from the official tests. Seeded; one thread by default.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from rlad.models.tokenizer import train_tokenizer
 from rlad.models.traces import trace
 from rlad.tasks.knights_knaves.generate import generate
 from rlad.tasks.knights_knaves.puzzle import Puzzle
+from rlad.tasks.knights_knaves.wording import NAMES
 
 PEOPLE = (2, 3, 4)
 POOL = 512  # puzzles drawn at a time, then cut into batches of like length
@@ -47,8 +53,9 @@ class Spec:
 
     shape: dict[str, int]
     steps: int  # of the schedule of learning rate and mix
-    mix_first: tuple[float, ...]
-    mix_last: tuple[float, ...]
+    mix_first: tuple[float, ...] = ()
+    mix_last: tuple[float, ...] = ()
+    drill: bool = False  # lookups alone, no puzzles
     stop: int | None = None  # leave the schedule after so many steps
     puzzles: int | None = None  # how many different puzzles it sees; None: never the same twice
     noise: float = 0.0
@@ -64,33 +71,17 @@ _TEACHER = dict(
 _STUDENT = dict(
     hidden_size=96, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, intermediate_size=288
 )
+_MOSTLY_TWO = (0.7, 0.25, 0.05)
 
 # One after the other, each from the weights of the one before (optimizers start anew).
 SPECS: dict[str, tuple[Spec, ...]] = {
     "teacher": (
-        Spec(_TEACHER, steps=2800, stop=500, mix_first=(0.5, 0.35, 0.15), mix_last=(0.12, 0.28, 0.6)),
-        Spec(_TEACHER, steps=1300, mix_first=(0.3, 0.4, 0.3), mix_last=(0.15, 0.35, 0.5), seed=10),
+        Spec(_TEACHER, drill=True, steps=2000, stop=250),
+        Spec(_TEACHER, steps=3000, mix_first=(0.4, 0.4, 0.2), mix_last=(0.15, 0.3, 0.55), seed=10),
     ),
     "student": (
-        Spec(
-            _STUDENT,
-            steps=1400,
-            stop=500,
-            mix_first=(0.65, 0.27, 0.08),
-            mix_last=(0.65, 0.27, 0.08),
-            puzzles=12_000,
-            noise=0.05,
-            seed=1,
-        ),
-        Spec(
-            _STUDENT,
-            steps=400,
-            mix_first=(0.55, 0.33, 0.12),
-            mix_last=(0.55, 0.33, 0.12),
-            puzzles=12_000,
-            noise=0.05,
-            seed=11,
-        ),
+        Spec(_STUDENT, drill=True, steps=2000, stop=250, seed=1),
+        Spec(_STUDENT, steps=1200, mix_first=_MOSTLY_TWO, mix_last=_MOSTLY_TWO, puzzles=6_000, noise=0.1, seed=11),
     ),
 }
 
@@ -170,6 +161,36 @@ def _batches(spec: Spec, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[t
             yield ids, labels
 
 
+def _drills(spec: Spec, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless (ids, labels) of assumptions followed by lookups of them: `Try Zoey=knight Jack=knave` then ` Jack=knave
+    Zoey=knight ...` on a line of their own, over and over with other roles; labels only on the roles looked up."""
+    rng = random.Random(spec.seed)
+
+    def tokens(text: str) -> list[int]:
+        return list(tokenizer(text).input_ids)
+
+    def row(length: int) -> tuple[list[int], list[int]]:
+        ids, labels = list[int](), list[int]()
+        names = rng.sample(NAMES, rng.randint(2, 8))
+        while len(ids) < length:
+            world = {name: f"={rng.choice(('knight', 'knave'))}" for name in names}
+            ids += tokens("Try" + "".join(f" {name}{role}" for name, role in world.items()) + "\n")
+            labels += [-100] * (len(ids) - len(labels))
+            for name in rng.choices(names, k=rng.randint(len(names), 3 * len(names))):
+                ids += tokens(f" {name}")
+                labels += [-100] * (len(ids) - len(labels))
+                ids += tokens(world[name])
+                labels += ids[len(labels) :]
+            ids += tokens("\n")
+            labels += [-100] * (len(ids) - len(labels))
+        return ids[:length], labels[:length]
+
+    while True:
+        length = rng.choice((32, 64, 128, 256))
+        rows = [row(length) for _ in range(max(1, spec.tokens_per_step // length))]
+        yield torch.tensor([ids for ids, _ in rows]), torch.tensor([labels for _, labels in rows])
+
+
 def _optimizers(model: Qwen3ForCausalLM, spec: Spec) -> list[torch.optim.Optimizer]:
     """Muon (Jordan, 2024) for the matrices of the blocks, AdamW for the rest; or AdamW for all."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and spec.optimizer == "muon"]
@@ -213,7 +234,7 @@ def train(
     if start is not None:
         model.load_state_dict(Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
     model.set_attn_implementation("rlad_sdpa_fp32")
-    optimizers, batches = _optimizers(model, spec), _batches(spec, tokenizer)
+    optimizers, batches = _optimizers(model, spec), (_drills if spec.drill else _batches)(spec, tokenizer)
     output.mkdir(parents=True, exist_ok=True)
     (output / "spec.json").write_text(json.dumps(asdict(spec), indent=1))
     started, tokens, losses = time.monotonic(), 0, list[float]()

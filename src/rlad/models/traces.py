@@ -17,6 +17,7 @@ with the speaker's role. So each can be right or wrong by itself, and a teacher 
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 
@@ -30,7 +31,7 @@ class _Reasoner:
 
     def __init__(self, puzzle: Puzzle, noise: float, rng: random.Random) -> None:
         self.puzzle, self.noise, self.rng = puzzle, noise, rng
-        self.world: list[bool] = []
+        self.world: tuple[bool, ...] = ()
 
     def step(self, value: bool) -> bool:
         return value != (self.noise > 0 and self.rng.random() < self.noise)
@@ -67,10 +68,9 @@ class _Reasoner:
             tree = tree[1]
         return tree[0] not in ("telling-truth", "lying")
 
-    def write(self) -> tuple[str, list[bool]]:
+    def write(self) -> tuple[str, tuple[bool, ...]]:
         names, lines = self.puzzle.names, []
-        self.world = [True] * len(names)
-        while True:
+        for self.world in itertools.product((True, False), repeat=len(names)):  # all knights first, all knaves last
             lines.append("Try" + "".join(self.role(i)[0] for i in range(len(names))))
             for i, tree in enumerate(self.puzzle.statements):
                 speaker, knight = self.role(i)
@@ -80,10 +80,7 @@ class _Reasoner:
                 if not fits:
                     break
             else:
-                break
-            if not any(self.world):  # nothing left to try: only after an error
-                break
-            self.world = _next_world(self.world)
+                break  # without an error one assignment fits; after one, the search may end at the last without a fit
         return "\n".join(lines), self.world
 
 
@@ -93,17 +90,6 @@ def _joined(op: str, truths: Sequence[bool]) -> bool:
     if op == "or":
         return any(truths)
     return (not truths[0]) or truths[1] if op == "->" else truths[0] == truths[1]
-
-
-def _next_world(world: Sequence[bool]) -> list[bool]:
-    """The next assignment, counting down in binary with knights as ones; the last person changes first."""
-    following = list(world)
-    i = len(following) - 1
-    while not following[i]:
-        following[i] = True
-        i -= 1
-    following[i] = False
-    return following
 
 
 def trace(puzzle: Puzzle, noise: float = 0.0, rng: random.Random | None = None) -> str:

@@ -21,6 +21,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "_compute_loss": ("self", "model", "inputs"),
     "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
     "_save_checkpoint": ("self", "model", "trial"),
+    "_get_output_dir": ("self", "trial"),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
 }
 # attributes that GRPOTrainer sets and we read or write
