@@ -13,7 +13,7 @@ from trl.trainer.utils import add_fused_lm_head, pad
 
 __all__ = ["add_fused_lm_head", "pad", "problems"]
 
-# method of GRPOTrainer -> the parameters we call it with or override it by, in order
+# method of GRPOTrainer that we override -> its first parameters, in order
 METHODS: dict[str, tuple[str, ...]] = {
     "_generate_and_score_completions": ("self", "inputs"),
     "_generate": ("self", "prompts"),
@@ -21,9 +21,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "_compute_loss": ("self", "model", "inputs"),
     "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
     "_save_checkpoint": ("self", "model", "trial"),
-    "_get_output_dir": ("self", "trial"),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
 }
+# the same of those that we only call
+CALLED: dict[str, tuple[str, ...]] = {"_get_output_dir": ("self", "trial")}
 # attributes that GRPOTrainer sets and we read or write
 ATTRIBUTES = ("_metrics", "_tokenizer", "num_generations", "num_generations_eval", "reward_weights", "scale_rewards")
 # keys of the batch: read, or replaced on a copy
@@ -33,7 +34,7 @@ BATCH_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", 
 def problems() -> list[str]:
     """What the installed TRL no longer has as we use it; empty when everything fits."""
     found = []
-    for name, expected in METHODS.items():
+    for name, expected in (METHODS | CALLED).items():
         method: Any = getattr(GRPOTrainer, name, None)
         if method is None:
             found.append(f"GRPOTrainer.{name} is gone")
