@@ -3,8 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/step.py --steps 30
 
 The student is the embedded one; the teacher has twice its layers (random weights cost the same as trained ones). Both
-trainers take turns, a step each, so that whatever else the machine does falls on both. Responses are forced to one
-length (no end of sequence), so both do the same work. Prints medians, and ratios that do not depend on the machine.
+trainers take turns, so that whatever else the machine does falls on both. Responses are forced to one length (no end of
+sequence), so both do the same work. "ours" is the advantages and the objective, forward (the trainer's own timer) and
+backward (from the gradient's arrival at the objective to its arrival at the student's log-probs, timed here). Prints
+medians, and ratios that do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import copy
 import json
 import statistics
 import tempfile
+import time
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from rlad import RLADConfig, RLADTrainer
@@ -37,6 +40,17 @@ class _Steps(TrainerCallback):
             self.rows.append(dict(logs))
 
 
+class _TimedRLADTrainer(RLADTrainer):
+    """RLADTrainer that also times the objective's backward pass."""
+
+    def _put_objective(self, batch: dict[str, Any], logps: torch.Tensor) -> torch.Tensor:
+        stored = super()._put_objective(batch, logps)
+        started: list[float] = []
+        batch["advantages"].register_hook(lambda grad: started.append(time.perf_counter()))
+        logps.register_hook(lambda grad: self._timers.add("ours_backward", time.perf_counter() - started.pop()))
+        return stored
+
+
 def _reward(completions: list[Any], **kwargs: Any) -> list[float]:
     return [float(len(completion[-1]["content"]) % 2) for completion in completions]
 
@@ -47,6 +61,7 @@ def _trainer(kind: type, student: Any, tokenizer: Any, data: Dataset, arguments:
     trainer = kind(
         copy.deepcopy(student), _reward, config, data, processing_class=tokenizer, callbacks=[steps], **kwargs
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.steps = steps
     return trainer
 
@@ -85,7 +100,7 @@ def main() -> None:
     for _ in range(options.rounds):
         stock = _trainer(GRPOTrainer, student, tokenizer, data, {**shared, "method": "grpo"})
         ours = _trainer(
-            RLADTrainer, student, tokenizer, data, shared, teacher_model=copy.deepcopy(teacher),
+            _TimedRLADTrainer, student, tokenizer, data, shared, teacher_model=copy.deepcopy(teacher),
             teacher_processing_class=tokenizer,
         )  # fmt: skip
         for name, trainer in (("grpo (TRL)", stock), ("rlad", ours)):
@@ -94,7 +109,7 @@ def main() -> None:
     medians = {name: statistics.median(row["step_time"] for row in each) for name, each in rows.items()}
     parts = {
         part: statistics.median(row[f"rlad/seconds/{part}"] for row in rows["rlad"])
-        for part in ("generation", "rewards", "rollouts", "teacher", "ours")
+        for part in ("generation", "rewards", "rollouts", "teacher", "ours", "ours_backward")
     }
     step = medians["rlad"]
     print(
@@ -107,8 +122,9 @@ def main() -> None:
                 "parts of a step (share)": {
                     "generation": parts["generation"] / step,
                     "teacher": parts["teacher"] / step,
-                    "ours": parts["ours"] / step,
-                    "update and the rest": 1 - (parts["rollouts"] + parts["teacher"] + parts["ours"]) / step,
+                    "ours": (parts["ours"] + parts["ours_backward"]) / step,
+                    "update and the rest": 1
+                    - (parts["rollouts"] + parts["teacher"] + parts["ours"] + parts["ours_backward"]) / step,
                     "rewards and TRL's rollout bookkeeping": (parts["rollouts"] - parts["generation"]) / step,
                 },
                 "teacher parameters over student's": sum(p.numel() for p in teacher.parameters())
