@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from rlad.errors import RladError
 from rlad.teacher import Teacher
+from rlad.teacher.align import Layout, layout, self_test
 from rlad.teacher.compatibility import check_tokenizers, tokenizer_differences
-from rlad.teacher.local import LocalTeacher
+from rlad.teacher.local import LocalTeacher, backbone, cpu_logps
 
 VOCABULARY = len(tiny.tokenizer())
 
@@ -70,9 +71,9 @@ def test_no_more_tokens_than_asked_for_are_in_one_forward() -> None:
     teacher = LocalTeacher(tiny.model(2), tokens_per_batch=40)
     sizes, inner = [], teacher._forward
 
-    def spy(prompts: Any, responses: Any) -> list[Tensor]:
-        sizes.append(len(prompts) * max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True)))
-        return inner(prompts, responses)
+    def spy(plan: Layout) -> Tensor:
+        sizes.append(plan.ids.numel())
+        return inner(plan)
 
     teacher._forward = spy  # type: ignore[method-assign]
     teacher.score(*sequences())
@@ -97,6 +98,88 @@ def test_what_cannot_be_scored_is_refused() -> None:
         teacher.score([[]], [[1]])
     with pytest.raises(RladError, match=r"the teacher '/nowhere' cannot be loaded"):
         LocalTeacher.load("/nowhere")
+
+
+def test_a_layout_says_which_output_scores_which_token() -> None:
+    """Prompt 5 6, response 7 8 9: outputs 1, 2, 3 score tokens 2, 3, 4; the second row is shorter."""
+    plan = layout([[5, 6], [1]], [[7, 8, 9], [2]])
+    assert plan.ids.tolist() == [[5, 6, 7, 8, 9], [1, 2, 0, 0, 0]]
+    assert plan.real.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert plan.scored.int().tolist() == [[0, 1, 1, 1, 0], [1, 0, 0, 0, 0]]
+    assert plan.targets.tolist() == [7, 8, 9, 2]
+    assert [row.tolist() for row in plan.rows(torch.tensor([1.0, 2, 3, 4]))] == [[1, 2, 3], [4]]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "granite"])
+def test_the_head_in_tiles_is_the_models_own(family: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soft caps (Gemma 2) and scales (Granite) of the logits are in it, whatever the size of a tile."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    extra = {"gemma2": {"final_logit_softcapping": 0.5}, "granite": {"logits_scaling": 0.1}}.get(family, {})
+    config = AutoConfig.for_model(
+        family, vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=16, intermediate_size=32, **extra,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.randint(0, 50, (2, 9))
+    monkeypatch.setattr("rlad.teacher.local.TILE_BYTES", rows * 4 * 50)
+    with torch.no_grad():
+        direct = (model(input_ids=ids).logits[:, :-1].double() / 0.7).log_softmax(-1)
+        hidden = backbone(model)(input_ids=ids).last_hidden_state[:, :-1].flatten(0, 1)
+        found = cpu_logps(model, hidden, ids[:, 1:].flatten(), 0.7)
+        again = model(input_ids=ids).logits  # the backbone is back
+    torch.testing.assert_close(found.double(), direct.gather(-1, ids[:, 1:, None]).flatten(), atol=1e-4, rtol=0)
+    assert again.shape == (2, 9, 50) and not torch.equal(again[0], again[1])
+
+
+# --- the self-test
+
+
+class Shifted:
+    """A teacher whose scores are those of a neighbouring token."""
+
+    def __init__(self, by: int) -> None:
+        self.inner, self.by = LocalTeacher(tiny.model(2)), by
+
+    def score(self, prompts: Any, responses: Any) -> list[Tensor]:
+        return [row.roll(self.by) for row in self.inner.score(prompts, responses)]
+
+
+def test_the_self_test_passes_a_teacher_that_scores_its_own_forward() -> None:
+    for temperature in (1.0, 0.5):
+        teacher = LocalTeacher(tiny.model(2), temperature)
+        self_test(teacher, tiny.tokenizer(), teacher.model, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(("by", "words"), [(1, "the token before: shifted by one"), (-1, "the token after: shifted")])
+def test_the_self_test_finds_a_shift_by_one(by: int, words: str) -> None:
+    teacher = Shifted(by)
+    with pytest.raises(RladError, match=words):
+        self_test(teacher, tiny.tokenizer(), teacher.inner.model)
+
+
+def test_the_self_test_finds_what_else_can_be_wrong() -> None:
+    model = tiny.model(2)
+
+    class Broken(LocalTeacher):
+        def score(self, prompts: Any, responses: Any) -> list[Tensor]:
+            row = super().score(prompts, responses)[0]
+            row[1:3] = torch.tensor([float("nan"), 0.5])
+            return [row]
+
+    class Short(LocalTeacher):
+        def score(self, prompts: Any, responses: Any) -> list[Tensor]:
+            return [super().score(prompts, responses)[0][:-1]]
+
+    words = tiny.tokenizer()
+    with pytest.raises(RladError, match=r"2 of \d+ log-probs of a plain sentence are NaN, infinite or positive"):
+        self_test(Broken(model), words)
+    with pytest.raises(RladError, match=r"the teacher scored (\d+) tokens with"):
+        self_test(Short(model), words)
+    with pytest.raises(RladError, match=r"differ from its own forward pass by \d+\.\d\d nats on average\. Please"):
+        self_test(LocalTeacher(tiny.model(2)), words, tiny.model(5))  # another model's forward
 
 
 # --- tokenizers

@@ -1,17 +1,21 @@
-"""A teacher in this process: one forward pass for a batch, log-probs in tiles of the vocabulary."""
+"""A teacher in this process: length-sorted micro-batches by a token budget, the head on response tokens in tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from rlad.errors import RladError
 from rlad.models import resolve
+from rlad.teacher.align import Layout, layout
 
 TOKENS_PER_BATCH = 16_384
+TILE_BYTES = 64 * 2**20  # of logits in float32 at a time
 
 
 class LocalTeacher:
@@ -19,30 +23,38 @@ class LocalTeacher:
 
     model: a transformers causal LM; it is put in evaluation mode and its gradients are turned off.
     temperature: what its logits are divided by; the student's sampling temperature.
-    tokens_per_batch: most tokens, padding included, in one forward pass.
+    tokens_per_batch: most tokens, padding included, in one forward pass of the backbone.
 
-    No (B, T, V) tensor is made: TRL's fused head (trl.trainer.utils.add_fused_lm_head) projects a tile of the positions
-    at a time and keeps the log-prob of the token that was sampled.
+    No (B, T, V) tensor is made: the backbone runs on a micro-batch, and the head only on the positions that score a
+    response token, a tile at a time. On a GPU that is TRL's Triton kernel (trl.trainer.utils.add_fused_lm_head), which
+    keeps float32 sums of bf16 products. Its fallback for a CPU scores the padding and prompts too, and is slower than
+    the plain product; there `cpu_logps` does it.
     """
 
     def __init__(self, model: Any, temperature: float = 1.0, tokens_per_batch: int = TOKENS_PER_BATCH) -> None:
         from rlad.trainer.upstream import add_fused_lm_head
 
         self.model = model.eval().requires_grad_(False)
-        self.tokens_per_batch = tokens_per_batch
+        self.temperature, self.tokens_per_batch = temperature, tokens_per_batch
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        add_fused_lm_head(self.model, temperature=temperature)
+        if model.device.type != "cpu":
+            add_fused_lm_head(self.model, temperature=temperature)
 
     @classmethod
     def load(cls, path: str, temperature: float = 1.0, device: Any = None, **kwargs: Any) -> LocalTeacher:
-        """Load a teacher by hub id, path or embedded:NAME; `kwargs` go to from_pretrained. Safetensors only."""
+        """Load a teacher by hub id, path or embedded:NAME; `kwargs` go to from_pretrained. Safetensors only.
+
+        device: where it goes, unless a `device_map` among the kwargs says so. A `quantization_config` (bitsandbytes,
+        GPTQ, ...) is transformers' own. Raises RladError when it cannot be loaded.
+        """
         from transformers import AutoModelForCausalLM
 
         try:
             model = AutoModelForCausalLM.from_pretrained(resolve(path), use_safetensors=True, **kwargs)
-        except (OSError, ValueError) as error:
-            raise RladError(f"the teacher {path!r} cannot be loaded: {error}") from error
-        return cls(model.to(device) if device is not None else model, temperature)
+        except (OSError, ValueError, ImportError) as error:
+            raise RladError(f"the teacher {path!r} cannot be loaded: {' '.join(str(error).split())}") from error
+        placed = device is None or getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False)
+        return cls(model if placed else model.to(device), temperature)
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -64,29 +76,57 @@ class LocalTeacher:
             longest = len(prompts[order[0]]) + len(responses[order[0]])
             size = max(1, self.tokens_per_batch // longest)
             batch, order = order[:size], order[size:]
-            for i, row in zip(
-                batch, self._forward([prompts[i] for i in batch], [responses[i] for i in batch]), strict=True
-            ):
-                scores[i] = row
+            plan = layout([prompts[i] for i in batch], [responses[i] for i in batch])
+            for i, row in zip(batch, plan.rows(self._forward(plan)), strict=True):
+                scores[i] = row.clone()
         return scores
 
-    def _forward(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Tensor]:
-        width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
-        ids = torch.zeros((len(prompts), width), dtype=torch.long)
-        labels = torch.full((len(prompts), width), -100)
-        real = torch.zeros((len(prompts), width), dtype=torch.long)
-        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            end = len(prompt) + len(response)
-            ids[i, :end] = torch.tensor([*prompt, *response])
-            real[i, :end] = 1
-            labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
+    def _forward(self, plan: Layout) -> Tensor:
         device = self.model.device
-        output = self.model(
-            input_ids=ids.to(device), attention_mask=real.to(device), labels=labels.to(device), fused_lm_head=True
-        )
-        # The fused head returns one value fewer than there are tokens: column t - 1 is the log-prob of token t.
-        logps = output.log_probs.float().cpu()
-        return [
-            logps[i, len(p) - 1 : len(p) + len(r) - 1].clone()
-            for i, (p, r) in enumerate(zip(prompts, responses, strict=True))
-        ]
+        ids, real = plan.ids.to(device), plan.real.to(device)
+        if device.type == "cpu":
+            hidden = backbone(self.model)(input_ids=ids, attention_mask=real, use_cache=False).last_hidden_state
+            return cpu_logps(self.model, hidden[plan.scored], plan.targets, self.temperature)
+        # The fused head shifts by itself: its column t is the log-prob of token t + 1, where that is labelled.
+        labels = torch.full_like(plan.ids, -100)
+        labels[:, 1:][plan.scored[:, :-1]] = plan.targets
+        output = self.model(input_ids=ids, attention_mask=real, labels=labels.to(device), fused_lm_head=True)
+        logps: Tensor = output.log_probs.float().cpu()[plan.scored[:, :-1]]
+        return logps
+
+
+def backbone(model: Any) -> Any:
+    """The part of a causal LM that ends in hidden states: what its head is applied to."""
+    return getattr(model, model.base_model_prefix)
+
+
+@torch.no_grad()
+def cpu_logps(model: Any, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(head(hidden) / temperature) at the targets, in float32, TILE_BYTES of logits at a time.
+
+    hidden: (N, H), what the backbone put out. targets: (N,) token ids. Returns (N,) in nats. The head is the model's
+    own forward with the backbone left out, so its scales and soft caps (Gemma, Granite, Cohere, ...) are in it.
+    """
+    rows = max(1, TILE_BYTES // (4 * model.get_output_embeddings().weight.shape[0]))
+    pieces = []
+    for tile, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
+        with _backbone_gives(model, tile[None]):
+            logits = model(input_ids=wanted[None], use_cache=False).logits[0].float()
+        if temperature != 1:
+            logits /= temperature
+        pieces.append(logits.gather(-1, wanted[:, None])[:, 0] - logits.logsumexp(-1))
+    return torch.cat(pieces) if pieces else torch.zeros(0)
+
+
+@contextmanager
+def _backbone_gives(model: Any, hidden: Tensor) -> Iterator[None]:
+    """While it lasts the backbone computes nothing and returns `hidden` (1, N, H)."""
+    inner = backbone(model)
+    own = inner.__dict__.get("forward")  # accelerate's hooks put one on the module itself
+    inner.forward = lambda *args, **kwargs: BaseModelOutputWithPast(last_hidden_state=hidden)
+    try:
+        yield
+    finally:
+        del inner.forward
+        if own is not None:
+            inner.forward = own

@@ -52,6 +52,7 @@ SAID_ELSEWHERE: dict[str, str] = {
 OUR_FIELDS: dict[str, tuple[Any, Any]] = {
     "advantage_std": (Literal["population", "sample"], "population"),
     "max_broken_teacher": (float, 0.01),
+    "trim_padding": (bool, True),
 }
 
 

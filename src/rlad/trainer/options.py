@@ -87,7 +87,11 @@ _OBJECTIVE: dict[str, Option] = {
     **_works(_CLIP, "epsilon epsilon_high"),
     **_works("reference KL, added beside the objective; needs use_bias_correction_kl: false", "beta"),
     **_works("with beta != 0 it must be false: TRL's ratio is held at 1 here", "use_bias_correction_kl"),
-    **_works("must be 1 for a method with a teacher: teacher log-probabilities are at temperature 1", "temperature"),
+    **_works(
+        "a teacher in this process is scored at it too; a served one scores at 1 whatever is asked, and is refused "
+        "beside any other",
+        "temperature",
+    ),
     **_works("masks the whole per-token objective, a distillation term too", "top_entropy_quantile"),
     **_works("truncated responses leave the objective and its denominator", "mask_truncated_completions"),
     **_works(

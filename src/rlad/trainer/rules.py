@@ -78,11 +78,6 @@ def _method_conflicts(values: Mapping[str, Any], method: Method, has_teacher: bo
     problems = []
     if method.needs_teacher and not has_teacher:
         problems.append(f"teacher: method {method.name} needs one and there is none: name one, or use method grpo")
-    if method.needs_teacher and values["temperature"] != 1:
-        problems.append(
-            f"{prefix}temperature: {values['temperature']} does not fit method {method.name}: the teacher's "
-            "log-probabilities are at temperature 1, so the rollouts must be too"
-        )
     return problems + _clip_conflicts(values, method, prefix)
 
 

@@ -24,8 +24,11 @@ from rlad.errors import RladError
 from rlad.models import resolve
 from rlad.objectives import METHODS, Method, group_advantages, objective_terms, token_signals, zero_variance_groups
 from rlad.teacher import Teacher
+from rlad.teacher.align import self_test
+from rlad.teacher.local import LocalTeacher
 from rlad.trainer.options import PAPER_DEFAULTS
 from rlad.trainer.rules import conflicts
+from rlad.trainer.trim import BALANCED_LOSSES, balanced, by_length, trimmed
 
 STATE_FILE = "rlad_state.json"  # written last into a checkpoint: a checkpoint without it is not whole
 
@@ -37,6 +40,8 @@ class RLADConfig(GRPOConfig):
     method: a name ("rlad"), a mapping ({"name": "rlad", "alpha": 0.3}), or a Method of rlad.objectives.
     advantage_std: "population" (RLAD Eq. 1) or "sample" (TRL's, without its 1e-4, for comparisons).
     max_broken_teacher: the largest share of tokens whose teacher log-prob is unusable before the run stops.
+    trim_padding: leave padding out of every forward pass that can do without it (rlad.trainer.trim): gradients stay,
+        seconds do not.
 
     Raises RladError for options that do not fit the objective (docs/trainer.md has the table).
     """
@@ -48,6 +53,7 @@ class RLADConfig(GRPOConfig):
     method: Any = "rlad"
     advantage_std: str = "population"
     max_broken_teacher: float = 0.01
+    trim_padding: bool = True
 
     def __post_init__(self) -> None:
         self.method = method_options(self.method, self.epsilon, self.epsilon_high)
@@ -117,6 +123,7 @@ class RLADTrainer(GRPOTrainer):
     Raises RladError, before training, when the method needs a teacher and there is none, or the tokenizers differ.
     """
 
+    _buffered_inputs: Any  # TRL's micro-batches of the rollouts in use
     _tag_names: ClassVar[list[str]] = ["trl", "rlad"]
     _name = "RLAD"
 
@@ -148,12 +155,13 @@ class RLADTrainer(GRPOTrainer):
         self.teacher: Teacher | None = None
         if self.method.needs_teacher:
             self.teacher = self._make_teacher(teacher_model, teacher_processing_class, teacher_init_kwargs or {})
+            if isinstance(self.teacher, LocalTeacher):
+                self_test(self.teacher, self._tokenizer, self.teacher.model)
 
     def _make_teacher(self, teacher: Any, tokenizer: Any, init_kwargs: Mapping[str, Any]) -> Teacher:
         from transformers import AutoTokenizer, PreTrainedModel
 
         from rlad.teacher.compatibility import check_tokenizers
-        from rlad.teacher.local import LocalTeacher
 
         name = resolve(teacher) if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
         if tokenizer is None and name:
@@ -192,6 +200,24 @@ class RLADTrainer(GRPOTrainer):
             )
         self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
         return rewards
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's micro-batches, rows of like length together where the loss does not mind."""
+        before: Any = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.model.training or self._buffered_inputs is before or not self._may_balance():
+            return inputs
+        self._buffered_inputs = balanced(self._buffered_inputs, self.args.gradient_accumulation_steps)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _may_balance(self) -> bool:
+        """What looks at a whole micro-batch at once (an entropy's quantile or bonus, a router's balance) forbids it."""
+        return (
+            self.args.trim_padding
+            and self.loss_type in BALANCED_LOSSES
+            and self.top_entropy_quantile == 1.0
+            and not (self.args.entropy_coef or self.args.use_adaptive_entropy or self.aux_loss_enabled)
+        )
 
     def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Any]:
         with self._timers.part("rollouts"):
@@ -251,7 +277,7 @@ class RLADTrainer(GRPOTrainer):
     # --- the loss: ours, through TRL's
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        batch = dict(inputs)  # the original is buffered and used again
+        batch = trimmed(inputs) if self.args.trim_padding else dict(inputs)  # a copy: the buffer is used again
         self._signals_batch = batch
         try:
             loss: Tensor = super()._compute_loss(model, batch)
@@ -259,12 +285,35 @@ class RLADTrainer(GRPOTrainer):
             self._signals_batch = None
         return loss
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Any:
+        score = super()._get_per_token_logps_and_entropies
         if self._signals_batch is not None:
+            logps, entropies, aux_loss = score(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
             with self._timers.part("ours"):
                 logps = self._put_objective(self._signals_batch, logps)
-        return logps, entropies, aux_loss
+            return logps, entropies, aux_loss
+        special = [
+            name
+            for name, value in options.items()
+            if value is not None and value is not False and name != "compute_entropy"
+        ]
+        if special or torch.is_grad_enabled() or not self.args.trim_padding:
+            return score(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
+
+        def forward(ids: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor | None]:
+            logps, entropies, _ = score(model, ids, mask, keep, **options)
+            return logps, entropies
+
+        rows = batch_size or input_ids.shape[0]
+        return *by_length(forward, input_ids, attention_mask, logits_to_keep, rows), None
 
     def _put_objective(self, batch: dict[str, Any], logps: Tensor) -> Tensor:
         """Store the objective where TRL's loss will read its advantages. Returns the log-probs, 0 where masked."""

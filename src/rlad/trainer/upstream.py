@@ -15,18 +15,38 @@ __all__ = ["add_fused_lm_head", "pad", "problems"]
 
 # method of GRPOTrainer that we override -> its first parameters, in order
 METHODS: dict[str, tuple[str, ...]] = {
+    "_prepare_inputs": ("self", "generation_batch"),
     "_generate_and_score_completions": ("self", "inputs"),
     "_generate": ("self", "prompts"),
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     "_compute_loss": ("self", "model", "inputs"),
-    "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
+    "_get_per_token_logps_and_entropies": (
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+    ),
     "_save_checkpoint": ("self", "model", "trial"),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
 }
 # the same of those that we only call
 CALLED: dict[str, tuple[str, ...]] = {"_get_output_dir": ("self", "trial")}
 # attributes that GRPOTrainer sets and we read or write
-ATTRIBUTES = ("_metrics", "_tokenizer", "num_generations", "num_generations_eval", "reward_weights", "scale_rewards")
+ATTRIBUTES = (
+    "_metrics",
+    "_tokenizer",
+    "_buffered_inputs",
+    "_step",
+    "aux_loss_enabled",
+    "top_entropy_quantile",
+    "num_generations",
+    "num_generations_eval",
+    "reward_weights",
+    "scale_rewards",
+)
 # keys of the batch: read, or replaced on a copy
 BATCH_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps")
 
