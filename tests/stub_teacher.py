@@ -70,6 +70,16 @@ class StubTeacher:
             self._server.shutdown()
             self._server.server_close()
 
+    def may_answer(self, handler: _Handler) -> bool:
+        """Whether it is still there and the key is right; if not, that is the answer."""
+        if self.stopped.is_set():
+            handler.cut()
+            return False
+        if self.key is not None and handler.headers["Authorization"] != f"Bearer {self.key}":
+            handler.send(401, {"error": {"message": f"bad key: {handler.headers['Authorization']}"}})
+            return False
+        return True
+
     def answer(self, ids: Sequence[int]) -> dict[str, Any]:
         """What vLLM answers for max_tokens 1 and prompt_logprobs 0."""
         rows: list[Any] = [None]
@@ -104,13 +114,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         stub = self.server.stub
-        if self._may_answer():
+        if stub.may_answer(self):
             self.send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in stub.models]})
 
     def do_POST(self) -> None:
         stub = self.server.stub
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if not self._may_answer():
+        if not stub.may_answer(self):
             return
         if self.path == "/tokenize":
             if stub.splits is None:
@@ -134,16 +144,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(200, good)
         else:
             fault(self, good)
-
-    def _may_answer(self) -> bool:
-        stub = self.server.stub
-        if stub.stopped.is_set():
-            self.cut()
-            return False
-        if stub.key is not None and self.headers["Authorization"] != f"Bearer {stub.key}":
-            self.send(401, {"error": {"message": f"bad key: {self.headers['Authorization']}"}})
-            return False
-        return True
 
     def send(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         self.send_bytes(status, json.dumps(body).encode(), headers)

@@ -413,7 +413,7 @@ def test_the_model_is_the_only_one_or_the_one_that_is_named() -> None:
 
 def test_look_says_what_is_served_and_never_hangs() -> None:
     with StubTeacher(models=["a", "b"]) as stub:
-        assert look(stub.url) == ["a", "b"]
+        assert look(stub.url) == look(f"{stub.url}/v1/") == ["a", "b"]
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

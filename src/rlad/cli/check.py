@@ -10,7 +10,8 @@ from rlad.cli.train import OUTPUT, OVERRIDES, RECIPE, with_output
 from rlad.errors import RladError
 
 if TYPE_CHECKING:
-    from rlad.trainer.config import ModelSpec, Recipe
+    from rlad.trainer.config import Recipe
+    from rlad.trainer.sections import ModelSpec, ServerSpec, TeacherSpec
 
 
 def check(
@@ -18,7 +19,10 @@ def check(
     overrides: Annotated[list[str] | None, OVERRIDES] = None,
     output: Annotated[str | None, OUTPUT] = None,
 ) -> int:
-    """Say what a recipe would run, and everything that is wrong with it. Loads no model."""
+    """Say what a recipe would run, and everything that is wrong with it.
+
+    Loads no model. A served teacher is asked what it serves, for 3 seconds at most.
+    """
     from rlad.trainer.config import Recipe, RecipeError, find_recipe
 
     try:
@@ -47,9 +51,7 @@ def found_problems(recipe: Recipe) -> list[str]:
     """What only the surroundings can tell: models that are not there, the task's options, TRL's own refusals."""
     from rlad.tasks import load_task
 
-    problems = []
-    for role, spec in (("model", recipe.model), ("teacher", recipe.teacher)):
-        problems += _model_problems(role, spec) if spec is not None else []
+    problems = _model_problems("model", recipe.model) + _teacher_problems("teacher", recipe.teacher)
     try:
         load_task(recipe.task)
     except RladError as error:
@@ -60,17 +62,42 @@ def found_problems(recipe: Recipe) -> list[str]:
 
 
 def _model_problems(role: str, spec: ModelSpec) -> list[str]:
+    return _path_problems(f"{role}.path", spec.path, "config.json")
+
+
+def _path_problems(key: str, path: str, needed: str) -> list[str]:
+    """What is wrong with a folder that should hold the file `needed`; a hub id is left to the hub."""
     from rlad.models import resolve
 
     try:
-        found = Path(resolve(spec.path)).expanduser()
+        found = Path(resolve(path)).expanduser()
     except RladError as error:
-        return [f"{role}.path: {error}"]
+        return [f"{key}: {error}"]
     if found.is_dir():
-        return [] if (found / "config.json").is_file() else [f"{role}.path: {found} holds no config.json"]
-    if spec.path.startswith(("embedded:", "/", ".", "~")) or spec.path.count("/") > 1:  # no hub id looks like that
-        return [f"{role}.path: there is no folder {found}"]
+        return [] if (found / needed).is_file() else [f"{key}: {found} holds no {needed}"]
+    if path.startswith(("embedded:", "/", ".", "~")) or path.count("/") > 1:  # no hub id looks like that
+        return [f"{key}: there is no folder {found}"]
     return []
+
+
+def _teacher_problems(role: str, spec: TeacherSpec | None) -> list[str]:
+    from rlad.teacher.transport import read_key
+    from rlad.trainer.sections import ByTaskSpec, ModelSpec
+
+    if spec is None:
+        return []
+    if isinstance(spec, ModelSpec):
+        return _model_problems(role, spec)
+    if isinstance(spec, ByTaskSpec):
+        return [p for task, one in spec.by_task.items() for p in _teacher_problems(f"{role}.by_task.{task}", one)]
+    problems = []
+    try:
+        read_key(spec.api_key_env)
+    except RladError as error:
+        problems.append(f"{role}.{error}")
+    if spec.tokenizer is not None:
+        problems += _path_problems(f"{role}.tokenizer", spec.tokenizer, "tokenizer_config.json")
+    return problems
 
 
 def _trl_problems(arguments: dict[str, Any], method: dict[str, Any]) -> list[str]:
@@ -93,7 +120,7 @@ def description(recipe: Recipe) -> list[str]:
     arguments = recipe.trainer_arguments()
     return [
         f"{'student':<10}{_model(recipe.model)}",
-        f"{'teacher':<10}{_teacher(recipe)}",
+        *_teacher(recipe),
         *_method(recipe),
         f"{'task':<10}{_options(recipe.task)}",
         *_steps(arguments),
@@ -111,11 +138,45 @@ def _model(spec: ModelSpec) -> str:
     return " ".join(part for part in (spec.path, f"({where})" if where else "", options) if part)
 
 
-def _teacher(recipe: Recipe) -> str:
-    if recipe.teacher is None:
-        return "none"
-    unused = "" if recipe.make_method().needs_teacher else f"   not loaded: {recipe.method['name']} needs none"
-    return _model(recipe.teacher) + unused
+def _teacher(recipe: Recipe) -> list[str]:
+    from rlad.trainer.sections import ByTaskSpec
+
+    spec, used = recipe.teacher, recipe.make_method().needs_teacher
+    if spec is None:
+        return [f"{'teacher':<10}none"]
+    if isinstance(spec, ByTaskSpec):
+        lines = [f"by column {spec.column}"]
+        for task, one in spec.by_task.items():
+            first, *rest = _one_teacher(one, used)
+            lines += [f"{task}: {first}", *rest]
+    else:
+        lines = _one_teacher(spec, used)
+    lines[0] += "" if used else f"   not loaded: {recipe.method['name']} needs none"
+    return [f"{'teacher' if i == 0 else '':<10}{line}" for i, line in enumerate(lines)]
+
+
+def _one_teacher(spec: ModelSpec | ServerSpec, used: bool) -> list[str]:
+    """A model in this process in one line; a served one, and below it what each of its servers says now."""
+    from rlad.trainer.sections import ModelSpec
+
+    if isinstance(spec, ModelSpec):
+        return [_model(spec)]
+    options = spec.model_dump(exclude={"url", "urls"}, exclude_none=True)
+    return [
+        f"served at {spec}: {', '.join(f'{key} {value}' for key, value in options.items())}",
+        *(_now(url, spec) for url in spec.addresses if used),
+    ]
+
+
+def _now(url: str, spec: ServerSpec) -> str:
+    """A note and no problem: a server may be started after the check."""
+    from rlad.teacher.server import choose_model, look
+
+    try:
+        name = choose_model(spec.model, look(url, spec.api_key_env), url)
+    except RladError as error:
+        return f"  now: {error}"
+    return f"  now: {url} answers and serves {name}"
 
 
 def _method(recipe: Recipe) -> list[str]:

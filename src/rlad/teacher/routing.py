@@ -42,6 +42,17 @@ class ByTask:
                 f"{', '.join(map(repr, self.teachers))}"
             )
 
+    def check_dataset(self, dataset: Any) -> None:
+        """The same for a whole dataset before the first step. What a stream holds is only known when it comes."""
+        if not hasattr(dataset, "unique"):
+            return
+        if self.column not in dataset.column_names:
+            raise RladError(
+                f"the teacher of a row is chosen by column {self.column!r}, which the dataset does not have: it has "
+                f"{', '.join(dataset.column_names)}"
+            )
+        self.check(dataset.unique(self.column))
+
     def score(
         self,
         prompts: Sequence[Sequence[int]],

@@ -330,14 +330,16 @@ async def _served_models(client: httpx2.AsyncClient, url: str, patience: Patienc
 def look(url: str, api_key_env: str | None = None, seconds: float = 3.0) -> list[str]:
     """The models that are served there now. Raises RladError, within `seconds`, when there is no answer."""
 
+    address = checked_url(url)
+
     async def work() -> list[str]:
         async with make_client(read_key(api_key_env), 1) as client:
-            return await _served_models(client, url, Patience(seconds, 0, 0.0))
+            return await _served_models(client, address, Patience(seconds, 0, 0.0))
 
     try:
         return run(work())
     except (GaveUp, Refused) as error:
-        raise RladError(f"the teacher at {url} does not answer: {error}") from None
+        raise RladError(f"the teacher at {address} does not answer: {error}") from None
 
 
 def _advice(status: int) -> str:

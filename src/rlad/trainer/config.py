@@ -1,7 +1,7 @@
 """The recipe: one YAML file that says what to train, checked whole before any model loads.
 
     model: embedded:student            # or {path, revision, dtype, attn_implementation, trust_remote_code}
-    teacher: embedded:teacher          # the same; null for methods that need none
+    teacher: embedded:teacher          # the same, or served: http://host:port (rlad.trainer.sections); or null
     task: knights_knaves               # or {name: ..., options}, or {prompts: file.jsonl, reward: "module:function"}
     method: {name: rlad, alpha: 0.5}   # or a bare name
     trainer: {max_steps: 40}           # any field of trl.GRPOConfig, and OUR_FIELDS
@@ -24,19 +24,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_origin, get_type_h
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic import Field as Limits
 
 from rlad.errors import RladError
 from rlad.trainer.messages import close_to, model_problems, type_problem, unknown_key
 from rlad.trainer.options import PAPER_DEFAULTS
 from rlad.trainer.rules import conflicts
+from rlad.trainer.sections import ModelSpec, Section, TeacherSpec, expanded_teacher, read_teacher, served
 
 if TYPE_CHECKING:
     from rlad.objectives import Method
 
 PACKAGED = Path(__file__).parent.parent / "recipes"
-SHORTHAND = {"model": "path", "teacher": "path", "task": "name", "method": "name"}
+SHORTHAND = {"model": "path", "task": "name", "method": "name"}
 _EVALUATE = "say it with `evaluate`: TRL's own evaluation needs an eval_dataset, which a recipe cannot name"
 # GRPOConfig fields that a recipe says elsewhere, so that there is one place for each thing.
 SAID_ELSEWHERE: dict[str, str] = {
@@ -65,25 +66,7 @@ class RecipeError(RladError):
         super().__init__(self.problems[0] + (f" (and {more} more: `rlad check` lists them all)" if more else ""))
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class ModelSpec(_Section):
-    """A model by hub id, path, or embedded:NAME, and how to load it. dtype None: as TRL and transformers choose."""
-
-    path: str = Limits(min_length=1)
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
-    attn_implementation: str | None = None
-    trust_remote_code: bool = False
-
-    def load_kwargs(self) -> dict[str, Any]:
-        """Keyword arguments for from_pretrained: what the recipe says, and nothing for what it leaves open."""
-        return self.model_dump(exclude={"path"}, exclude_none=True)
-
-
-class EvaluateSpec(_Section):
+class EvaluateSpec(Section):
     """Evaluation before and after training.
 
     puzzles: problems of the held-out split. samples: responses to each. max_new_tokens: None for the trainer's
@@ -101,21 +84,20 @@ class EvaluateSpec(_Section):
     require_improvement: bool = False
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A recipe that has passed every check. Make one with `Recipe.resolve` or `Recipe.from_mapping`."""
 
     model: ModelSpec
-    teacher: ModelSpec | None = None
+    teacher: TeacherSpec | None = None
     task: dict[str, Any]
     method: dict[str, Any]
-    trainer: dict[str, Any] = {}
+    trainer: dict[str, Any] = Limits(default_factory=dict)
     evaluate: EvaluateSpec | None = None
     output: str = Limits("runs/rlad", min_length=1)
     seed: int = Limits(0, ge=0)
 
     SECTIONS: ClassVar[dict[str, type[BaseModel]]] = {
         "model": ModelSpec,
-        "teacher": ModelSpec,
         "evaluate": EvaluateSpec,
     }
 
@@ -134,15 +116,17 @@ class Recipe(_Section):
     def from_mapping(cls, data: Mapping[str, Any]) -> Recipe:
         """Check plain data, shorthands allowed. Raises RecipeError with everything that is wrong at once."""
         data = {key: _expanded(key, value) for key, value in data.items()}
-        recipe, problems = None, []
+        teacher, problems = read_teacher(data.get("teacher"))
+        recipe = None
         try:
-            recipe = cls.model_validate(data)
+            recipe = cls.model_validate({**data, "teacher": teacher})
         except ValidationError as error:
             problems += model_problems(error, cls, cls.SECTIONS)
         method, method_problems = _method(data.get("method"))
         problems += method_problems + _task_problems(data.get("task"))
         if isinstance(data.get("trainer", {}), dict):
             problems += _trainer_problems(data.get("trainer", {}), method, data.get("teacher") is not None)
+            problems += _temperature_problems(data.get("trainer", {}), method, teacher)
         if problems or recipe is None:
             raise RecipeError(problems)
         return recipe
@@ -211,13 +195,15 @@ def _override(config: DictConfig, override: str) -> None:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise RladError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
     section = key.split(".")[0]
-    if section in SHORTHAND and isinstance(config.get(section), str):
+    if section in (*SHORTHAND, "teacher") and isinstance(config.get(section), str):
         config[section] = _expanded(section, config[section])
     OmegaConf.update(config, key, value, merge=False, force_add=True)
 
 
 def _expanded(section: str, value: Any) -> Any:
     """`rlad` as {name: rlad}, `embedded:student` as {path: embedded:student}; anything else unchanged."""
+    if section == "teacher":
+        return expanded_teacher(value)
     return {SHORTHAND[section]: value} if section in SHORTHAND and isinstance(value, str) else value
 
 
@@ -275,6 +261,15 @@ def trainer_fields() -> dict[str, tuple[Any, Any]]:
 
 def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _temperature_problems(trainer: Mapping[Any, Any], method: Method | None, teacher: TeacherSpec | None) -> list[str]:
+    temperature = trainer.get("temperature", 1)
+    if not served(teacher) or (method is not None and not method.needs_teacher) or temperature == 1:
+        return []
+    from rlad.teacher.server import AT_TEMPERATURE_1
+
+    return [f"trainer.temperature: {temperature!r} does not fit a served teacher: {AT_TEMPERATURE_1}"]
 
 
 def _trainer_problems(trainer: Mapping[Any, Any], method: Method | None, has_teacher: bool) -> list[str]:

@@ -97,12 +97,14 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def model_problems(error: ValidationError, top: type[BaseModel], sections: Mapping[str, type[BaseModel]]) -> list[str]:
-    """Sentences for what pydantic found wrong in `top`, whose sub-models are `sections`."""
+def model_problems(
+    error: ValidationError, top: type[BaseModel], sections: Mapping[str, type[BaseModel]], prefix: str = ""
+) -> list[str]:
+    """Sentences for what pydantic found wrong in `top`, whose sub-models are `sections`; `prefix` goes before keys."""
     problems = []
     for each in error.errors():
         location = [str(part) for part in each["loc"]]
-        dotted = ".".join(location)
+        dotted = prefix + ".".join(location)
         if each["type"] == "extra_forbidden":
             owner = sections[location[0]] if len(location) > 1 else top
             problems.append(unknown_key(dotted, list(owner.model_fields)))

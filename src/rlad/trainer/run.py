@@ -14,8 +14,9 @@ import yaml
 
 from rlad.errors import RladError
 from rlad.models import resolve
-from rlad.trainer.config import ModelSpec, Recipe
+from rlad.trainer.config import Recipe
 from rlad.trainer.rules import batches
+from rlad.trainer.sections import ModelSpec, ServerSpec, TeacherSpec, trained_by
 
 if TYPE_CHECKING:
     from rlad.evaluation.run import Evaluation
@@ -50,10 +51,11 @@ def train(recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | No
     method = recipe.make_method()
     say(
         f"{method.name} on {task.name}: {recipe.model.path}"
-        + (f", taught by {recipe.teacher.path}" if recipe.teacher and method.needs_teacher else "")
+        + (f", taught by {recipe.teacher}" if recipe.teacher and method.needs_teacher else "")
     )
+    teacher = _teacher(recipe.teacher) if recipe.teacher and method.needs_teacher else None
     model, tokenizer = _load(recipe.model)
-    trainer = _make_trainer(recipe, task, examples, model, tokenizer, output, say)
+    trainer = _make_trainer(recipe, task, examples, model, tokenizer, teacher, output, say)
     stop = StopAtBoundary(batches(vars(trainer.args), trainer.args.world_size).boundary, say)
     trainer.add_callback(stop)
     before = _evaluate(recipe, task, trainer, output / "evaluation-before.json", "before", say)
@@ -114,6 +116,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def _check_same_recipe(recipe: Recipe, path: Path) -> None:
     ours, theirs = recipe.model_dump(), yaml.safe_load(path.read_text(encoding="utf-8"))
+    for each in (ours, theirs):  # a server may have moved
+        each["teacher"] = trained_by(each.get("teacher"))
     changed = sorted(key for key in ours if ours[key] != theirs.get(key) and key != "output")
     if changed:
         raise RladError(
@@ -148,6 +152,7 @@ def _make_trainer(
     examples: list[Any],
     model: Any,
     tokenizer: Any,
+    teacher: Any,
     output: Path,
     say: Callable[[str], None],
 ) -> Any:
@@ -158,20 +163,37 @@ def _make_trainer(
     from rlad.trainer.trainer import RLADConfig, RLADTrainer
 
     arguments = {**recipe.trainer_arguments(), "output_dir": str(output / "checkpoints")}
-    teacher = recipe.teacher if recipe.make_method().needs_teacher else None
     trainer = RLADTrainer(
         model,
         reward_function(task),
         RLADConfig(**arguments, method=recipe.method, disable_tqdm=True),
         Dataset.from_list(examples),
         processing_class=tokenizer,
-        teacher_model=None if teacher is None else resolve(teacher.path),
-        teacher_init_kwargs=None if teacher is None else teacher.load_kwargs(),
+        teacher_model=teacher,
+        teacher_init_kwargs=recipe.teacher.load_kwargs() if isinstance(recipe.teacher, ModelSpec) else None,
         callbacks=[StepLine(say), MetricsFile(output / "metrics.jsonl")],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def _teacher(spec: TeacherSpec) -> Any:
+    """What RLADTrainer takes as teacher_model."""
+    if isinstance(spec, ModelSpec):
+        return resolve(spec.path)
+    from rlad.teacher.routing import ByTask
+    from rlad.teacher.server import ServerTeacher
+
+    if isinstance(spec, ServerSpec):
+        return ServerTeacher(**spec.arguments())
+    return ByTask(
+        {
+            task: {"path": resolve(one.path), **one.load_kwargs()} if isinstance(one, ModelSpec) else _teacher(one)
+            for task, one in spec.by_task.items()
+        },
+        spec.column,
+    )
 
 
 def reward_function(task: Task) -> Callable[..., list[float]]:

@@ -26,6 +26,7 @@ from rlad.objectives import METHODS, Method, group_advantages, objective_terms, 
 from rlad.teacher import Teacher
 from rlad.teacher.align import self_test
 from rlad.teacher.local import LocalTeacher
+from rlad.teacher.routing import ByTask
 from rlad.trainer.options import PAPER_DEFAULTS
 from rlad.trainer.rules import conflicts
 from rlad.trainer.trim import BALANCED_LOSSES, balanced, by_length, trimmed
@@ -162,7 +163,13 @@ class RLADTrainer(GRPOTrainer):
         from transformers import AutoTokenizer, PreTrainedModel
 
         from rlad.teacher.compatibility import check_tokenizers
+        from rlad.teacher.server import ServerTeacher
 
+        if isinstance(teacher, ByTask):
+            teacher.check_dataset(self.train_dataset)
+            return teacher.made_by(self._make_one_of_several)
+        if isinstance(teacher, str) and teacher.startswith(("http://", "https://")):
+            teacher = ServerTeacher(teacher)
         name = resolve(teacher) if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
         if tokenizer is None and name:
             remote = bool(init_kwargs.get("trust_remote_code", False))
@@ -179,11 +186,20 @@ class RLADTrainer(GRPOTrainer):
             return LocalTeacher.load(name, self.temperature, self.accelerator.device, **init_kwargs)
         if isinstance(teacher, PreTrainedModel):
             return LocalTeacher(teacher.to(self.accelerator.device), self.temperature)
+        if isinstance(teacher, ServerTeacher):
+            teacher.prepare(self._tokenizer, self.temperature)
         if isinstance(teacher, Teacher):
             return teacher
         raise RladError(
             f"teacher_model must be a name, a causal LM or have a score method, not {type(teacher).__name__}"
         )
+
+    def _make_one_of_several(self, teacher: Any) -> Teacher:
+        options = dict(teacher) if isinstance(teacher, Mapping) else {}
+        made = self._make_teacher(options.pop("path", teacher), None, options)
+        if isinstance(made, LocalTeacher):
+            self_test(made, self._tokenizer, made.model)
+        return made
 
     # --- rollouts: TRL generates and rewards them; we replace the advantages and add the teacher's log-probs
 
@@ -226,7 +242,7 @@ class RLADTrainer(GRPOTrainer):
             self._replace_advantages(batch)
         if self.teacher is not None:
             with self._timers.part("teacher"):
-                self._add_teacher(batch)
+                self._add_teacher(batch, inputs)
         return batch
 
     def _replace_advantages(self, batch: dict[str, Any]) -> None:
@@ -244,7 +260,7 @@ class RLADTrainer(GRPOTrainer):
         if self.model.training:
             self._zero_variance += int(flat.sum())
 
-    def _add_teacher(self, batch: dict[str, Any]) -> None:
+    def _add_teacher(self, batch: dict[str, Any], inputs: list[Any]) -> None:
         assert self.teacher is not None
         mask = batch["completion_mask"].bool().cpu()
         prompts = [
@@ -252,7 +268,10 @@ class RLADTrainer(GRPOTrainer):
             for row, keep in zip(batch["prompt_ids"].cpu(), batch["prompt_mask"].cpu(), strict=True)
         ]
         responses = [row[keep].tolist() for row, keep in zip(batch["completion_ids"].cpu(), mask, strict=True)]
-        scores = self.teacher.score(prompts, responses)
+        if isinstance(self.teacher, ByTask):
+            scores = self.teacher.score(prompts, responses, [row.get(self.teacher.column) for row in inputs])
+        else:
+            scores = self.teacher.score(prompts, responses)
         logps = torch.zeros(mask.shape)
         for i, row in enumerate(scores):
             if row.shape != (len(responses[i]),):
