@@ -12,6 +12,7 @@ from rlad import __version__
 from rlad.cli.check import check
 from rlad.cli.evaluate import evaluate
 from rlad.cli.grade import grade
+from rlad.cli.teacher import teacher
 from rlad.cli.train import train
 from rlad.errors import RladError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 for command in (train, evaluate, grade, check):
     app.command()(command)
+app.add_typer(teacher)
 
 
 def _print_version(wanted: bool) -> None:
