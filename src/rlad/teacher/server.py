@@ -349,4 +349,7 @@ def _advice(status: int) -> str:
         return "Check teacher.url and teacher.model"
     if 300 <= status < 400:
         return "Redirects are not followed: give the URL that it leads to"
-    return "If it is too long, serve the teacher with a larger --max-model-len (one more than prompt and response)"
+    return (
+        "If it is too long, serve the teacher with a larger --max-model-len (one more than prompt and response); if a "
+        "token is unknown there, teacher and student do not share a vocabulary"
+    )
