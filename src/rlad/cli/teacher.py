@@ -36,7 +36,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     dtype: Annotated[
-        str, typer.Option(help="auto (the model's own), bfloat16 or float32; bf16 is off by up to 0.1 nats.")
+        str, typer.Option(help="auto (the model's own), bfloat16 (off by hundredths of a nat) or float32.")
     ] = "auto",
     max_logprobs: Annotated[int, typer.Option(min=0, help="Most alternatives a client may ask for; we ask for 0.")] = 1,
     max_model_len: Annotated[
