@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 import tiny
-from rlad.models import make
+from rlad.models import make, resolve
 from rlad.models.make import SPECS, Spec, _batches, _drills, _lr_scale, _Puzzles, encode, save, train
 from rlad.models.traces import trace
 from rlad.tasks.knights_knaves.generate import generate, split_of
@@ -32,6 +34,11 @@ ATTENTION = "rlad_sdpa_fp32"
 def words() -> PreTrainedTokenizerFast:
     puzzles = [puzzle for n in (2, 3, 4) for puzzle in generate(n, 100, seed=7)]
     return tiny.tokenizer((*(p.quiz for p in puzzles), *(trace(p) for p in puzzles)))
+
+
+@pytest.fixture(scope="module")
+def other_words() -> PreTrainedTokenizerFast:
+    return make.make_other_tokenizer()
 
 
 def in_training(seed: int = 0) -> Qwen3ForCausalLM:
@@ -136,8 +143,9 @@ def test_encode_is_what_generation_sees_and_then_the_response(words: PreTrainedT
     assert words.decode(ids[prompt:]) == "<think>\n</think><|im_end|>"
 
 
-def test_a_drill_asks_for_what_the_person_was_last_assumed_to_be(words: PreTrainedTokenizerFast) -> None:
-    asked = 0
+@pytest.mark.parametrize("which", ["words", "other_words"])
+def test_a_drill_asks_for_what_the_person_was_last_assumed_to_be(which: str, request: pytest.FixtureRequest) -> None:
+    words, asked = request.getfixturevalue(which), 0
     for ids, labels in islice(_drills(dataclasses.replace(SPEC, drill=True, tokens_per_step=600), words), 4):
         assert ids.shape == labels.shape and ids.numel() <= 600
         for row, label in zip(ids.tolist(), labels.tolist(), strict=True):
@@ -156,6 +164,26 @@ def test_a_drill_asks_for_what_the_person_was_last_assumed_to_be(words: PreTrain
     assert asked > 100
 
 
+def test_the_other_tokenizer_splits_at_least_half_of_the_words_differently(
+    other_words: PreTrainedTokenizerFast,
+) -> None:
+    """Of the different words and of their occurrences; the tags, which both have whole, are left out."""
+    ours = AutoTokenizer.from_pretrained(resolve("embedded:teacher"))
+    puzzles = [puzzle for n in (2, 3, 4) for puzzle in generate(n, 100, seed=99)]
+    texts = [text for puzzle in puzzles for text in (puzzle.quiz, trace(puzzle))]
+    words = Counter(word for text in texts for word in re.findall(r" ?\S+", re.sub(r"</?\w+>", "\n", text)))
+
+    def pieces(tokenizer: PreTrainedTokenizerFast, word: str) -> list[str]:
+        return [tokenizer.decode([token]) for token in tokenizer(word).input_ids]
+
+    differ = {word for word in words if pieces(ours, word) != pieces(other_words, word)}
+    assert len(differ) / len(words) >= 0.5
+    assert sum(words[word] for word in differ) / words.total() >= 0.5
+    # And not only more finely: a boundary of one lies inside a token of the other, in both directions.
+    assert pieces(other_words, " Joseph=knight")[-2:] == ["h=", "knight"]
+    assert pieces(ours, " Joseph=knight") == [" Joseph", "=knight"]
+
+
 def test_the_command_trains_stage_after_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drill = Spec(SPEC.shape, steps=1, drill=True, tokens_per_step=300)
     monkeypatch.setitem(make.SPECS, "student", (drill, dataclasses.replace(SPEC, steps=1, tokens_per_step=300)))
@@ -170,6 +198,16 @@ def test_the_command_trains_stage_after_stage(tmp_path: Path, monkeypatch: pytes
     # With a learning rate of 0 the second stage ends with the weights that it was given: the first one's.
     first, second = (AutoModelForCausalLM.from_pretrained(tmp_path / f"stage-{i}" / "step-1") for i in (1, 2))
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_the_other_teacher_is_made_on_the_other_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = tiny.tokenizer((*tiny.TEXTS, "something else"))
+    monkeypatch.setitem(make.SPECS, "other-teacher", (dataclasses.replace(SPEC, steps=1, tokens_per_step=300),))
+    monkeypatch.setattr(make, "make_other_tokenizer", lambda: words)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr("sys.argv", ["make", "other-teacher", "--output", str(tmp_path)])
+    make.main()
+    assert AutoTokenizer.from_pretrained(tmp_path / "stage-1" / "step-1").get_vocab() == words.get_vocab()
 
 
 @pytest.mark.parametrize("spec", [spec for stages in SPECS.values() for spec in stages if not spec.drill])

@@ -1,4 +1,5 @@
 """Make the embedded pair again from nothing: `python -m rlad.models.make {tokenizer,teacher,student} --output DIR`.
+`other-teacher` is taught like the teacher, on a tokenizer that splits words differently (docs/teacher.md).
 
 Both first drill the one step of the reasoning that they do not find by themselves: to look up what a person was last
 assumed to be. (Without it 10.5 M tokens of traces left every other step right and this one a guess: the statistics of
@@ -17,6 +18,7 @@ import argparse
 import json
 import math
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +36,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlad.models.tokenizer import train_tokenizer
+from rlad.models.tokenizer import train_other_tokenizer, train_tokenizer
 from rlad.models.traces import trace
 from rlad.tasks.knights_knaves.generate import generate
 from rlad.tasks.knights_knaves.puzzle import Puzzle
@@ -79,6 +81,10 @@ SPECS: dict[str, tuple[Spec, ...]] = {
         Spec(_TEACHER, drill=True, steps=2000, stop=250),
         Spec(_TEACHER, steps=3000, mix_first=(0.4, 0.4, 0.2), mix_last=(0.15, 0.3, 0.55), seed=10),
     ),
+    "other-teacher": (
+        Spec(_TEACHER, drill=True, steps=2000, stop=250),
+        Spec(_TEACHER, steps=1600, mix_first=(0.4, 0.4, 0.2), mix_last=(0.15, 0.3, 0.55), seed=10),
+    ),
     "student": (
         Spec(_STUDENT, drill=True, steps=2000, stop=250, seed=1),
         Spec(_STUDENT, steps=1200, mix_first=_MOSTLY_TWO, mix_last=_MOSTLY_TWO, puzzles=6_000, noise=0.1, seed=11),
@@ -101,8 +107,17 @@ AttentionMaskInterface.register("rlad_sdpa_fp32", sdpa_mask)
 
 def make_tokenizer(seed: int = 7) -> PreTrainedTokenizerFast:
     """The shared tokenizer, learned from 4,000 puzzles and traces for each number of people."""
+    return train_tokenizer(_texts(seed))
+
+
+def make_other_tokenizer(seed: int = 7) -> PreTrainedTokenizerFast:
+    """Learned from the same texts, and split differently."""
+    return train_other_tokenizer(_texts(seed))
+
+
+def _texts(seed: int) -> list[str]:
     puzzles = [p for n in PEOPLE for p in generate(n, 4000, seed)]
-    return train_tokenizer([p.quiz for p in puzzles] + [trace(p) for p in puzzles])
+    return [p.quiz for p in puzzles] + [trace(p) for p in puzzles]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, puzzle: Puzzle, response: str) -> tuple[list[int], int]:
@@ -166,23 +181,23 @@ def _drills(spec: Spec, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[to
     Zoey=knight ...` on a line of their own, over and over with other roles; labels only on the roles looked up."""
     rng = random.Random(spec.seed)
 
-    def tokens(text: str) -> list[int]:
-        return list(tokenizer(text).input_ids)
-
     def row(length: int) -> tuple[list[int], list[int]]:
         ids, labels = list[int](), list[int]()
         names = rng.sample(NAMES, rng.randint(2, 8))
         while len(ids) < length:
             world = {name: f"={rng.choice(('knight', 'knave'))}" for name in names}
-            ids += tokens("Try" + "".join(f" {name}{role}" for name, role in world.items()) + "\n")
+            ids += tokenizer("Try" + "".join(f" {name}{role}" for name, role in world.items()) + "\n").input_ids
             labels += [-100] * (len(ids) - len(labels))
-            for name in rng.choices(names, k=rng.randint(len(names), 3 * len(names))):
-                ids += tokens(f" {name}")
-                labels += [-100] * (len(ids) - len(labels))
-                ids += tokens(world[name])
-                labels += ids[len(labels) :]
-            ids += tokens("\n")
-            labels += [-100] * (len(ids) - len(labels))
+            asked = rng.choices(names, k=rng.randint(len(names), 3 * len(names)))
+            lookups = "".join(f" {name}{world[name]}" for name in asked) + "\n"
+            # As one text: a token may hold the "=" with the name before it. Roles are what follows the "=".
+            line = tokenizer(lookups, return_offsets_mapping=True)
+            role = {i for found in re.finditer(r"(?<==)[a-z]+", lookups) for i in range(*found.span())}
+            ids += line.input_ids
+            labels += [
+                token if not role.isdisjoint(range(*place)) else -100
+                for token, place in zip(line.input_ids, line.offset_mapping, strict=True)
+            ]
         return ids[:length], labels[:length]
 
     while True:
@@ -290,7 +305,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    tokenizer = make_tokenizer()
+    tokenizer = make_other_tokenizer() if arguments.what == "other-teacher" else make_tokenizer()
     if arguments.what == "tokenizer":
         tokenizer.save_pretrained(arguments.output)
         return

@@ -1,4 +1,5 @@
-"""The tokenizer the embedded pair shares: byte-level BPE (any text encodes), learned from puzzles and traces."""
+"""The tokenizer the embedded pair shares: byte-level BPE (any text encodes), learned from puzzles and traces. And one
+that splits the same texts differently, for a teacher of another family."""
 
 from __future__ import annotations
 
@@ -17,6 +18,9 @@ CHAT_TEMPLATE = (
 )
 # A word keeps the one sign that gives it its part in a trace: " knight", "=knight", "?yes", ";yes"; "(1)" is one piece.
 _PIECES = r"\(\d+\)|[ =?;]?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]+|\n|\s+"
+# Here the "=" goes with the name: " Jo", "seph=", "knight" where the pair's is " Joseph", "=knight", so a token of one
+# ends inside a token of the other. The small vocabulary leaves most names and some common words in several tokens.
+_OTHER_PIECES, _OTHER_SIZE = r"\(\d+\)| ?[A-Za-z]+=?| ?\d| ?[^\sA-Za-z\d]+|\n|\s+", 448
 
 
 def _without_tags(text: str) -> str:
@@ -26,12 +30,20 @@ def _without_tags(text: str) -> str:
     return text
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """A fast tokenizer with the chat template, <|im_end|> as end of sequence and <|endoftext|> as padding."""
+def train_other_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer that splits at least half of the words of puzzles and traces differently; its template is equal."""
+    return train_tokenizer(texts, _OTHER_SIZE, _OTHER_PIECES)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024, pieces: str = _PIECES) -> PreTrainedTokenizerFast:
+    """A fast tokenizer with the chat template, <|im_end|> as end of sequence and <|endoftext|> as padding.
+
+    pieces: a regular expression; no token reaches beyond one match of it.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pieces), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
