@@ -147,10 +147,10 @@ class ServerTeacher:
             )
 
     async def _self_test(self, replica: _Replica, tokenizer: Any) -> None:
-        """Score a text, and after it the last token of the student's vocabulary, which a smaller one does not have."""
+        """Score a text and an end of sequence: tokens that every response is made of."""
         from rlad.teacher.compatibility import PROBE
 
-        ids = [*tokenizer(PROBE, add_special_tokens=False).input_ids, max(tokenizer.get_vocab().values())]
+        ids = [*tokenizer(PROBE, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         try:
             logps = await self._ask(replica, ids[:1], ids[1:], "the self-test")
         except GaveUp as error:
