@@ -16,7 +16,7 @@ import tiny
 from rlad.errors import RladError
 from rlad.teacher import Teacher
 from rlad.teacher.align import Layout, layout, self_test
-from rlad.teacher.compatibility import check_tokenizers, tokenizer_differences
+from rlad.teacher.compatibility import check_tokenizers, template_difference, tokenizer_differences
 from rlad.teacher.local import LocalTeacher, backbone, cpu_logps
 
 VOCABULARY = len(tiny.tokenizer())
@@ -98,6 +98,10 @@ def test_what_cannot_be_scored_is_refused() -> None:
         teacher.score([[]], [[1]])
     with pytest.raises(RladError, match=r"the teacher '/nowhere' cannot be loaded"):
         LocalTeacher.load("/nowhere")
+    teacher.model.config.max_position_embeddings = 5
+    assert len(teacher.score([[1, 2]], [[3, 4, 5]])[0]) == 3
+    with pytest.raises(RladError, match="response of 6 tokens are longer than the teacher's 5 positions"):
+        teacher.score([[1, 2]], [[3, 4, 5, 6]])
 
 
 def test_a_layout_says_which_output_scores_which_token() -> None:
@@ -237,3 +241,17 @@ def test_another_end_of_sequence_is_found() -> None:
     assert "'<|im_end|>' for the student and '<|endoftext|>' for the teacher" in difference
     with pytest.raises(RladError, match=r"do not share a tokenizer: the end of sequence is .* Choose a teacher of"):
         check_tokenizers(tiny.tokenizer(), base)
+
+
+def test_another_chat_template_is_worth_a_warning() -> None:
+    words = tiny.tokenizer()
+    other = copy.deepcopy(words)
+    assert template_difference(words, other) is None
+    other.chat_template = "{{ messages[0]['content'] }}"
+    assert "the teacher will see the student's" in str(template_difference(words, other))
+    with pytest.warns(UserWarning, match="the chat templates differ"):
+        check_tokenizers(words, other)
+    other.chat_template = "{{ raise_exception('no system prompt') }}"
+    assert "could not be compared (TemplateError" in str(template_difference(words, other))
+    other.chat_template = None  # a base model: nothing to compare
+    assert template_difference(words, other) is None

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from rlad.cli.memory import memory
 from rlad.cli.train import OUTPUT, OVERRIDES, RECIPE, with_output
 from rlad.errors import RladError
 
@@ -58,7 +59,71 @@ def found_problems(recipe: Recipe) -> list[str]:
         problems.append(str(error))
     if Path(recipe.output).exists() and not Path(recipe.output).is_dir():
         problems.append(f"output: {recipe.output} is a file")
+    if not problems:
+        problems += _pair_problems(recipe)
     return problems + _trl_problems(recipe.trainer_arguments(), recipe.method)
+
+
+def _pair_problems(recipe: Recipe) -> list[str]:
+    """Why the teacher cannot score the student's tokens, as far as their files here tell."""
+    from rlad.teacher.compatibility import length_problem, tokenizer_differences
+    from rlad.trainer.sections import ModelSpec
+
+    teacher = recipe.teacher
+    if not isinstance(teacher, ModelSpec) or not recipe.make_method().needs_teacher:
+        return []
+    problems = []
+    ours, theirs = _tokenizer(recipe.model), _tokenizer(teacher)
+    if ours is not None and theirs is not None:
+        problems += [f"teacher: {each}" for each in tokenizer_differences(ours, theirs)]
+    config = _config(teacher)
+    longest = int(recipe.trainer_arguments().get("max_completion_length") or 512)
+    if config is not None and (problem := length_problem(config, longest)):
+        problems.append(f"teacher: {problem}")
+    return problems
+
+
+def _pair_notes(recipe: Recipe) -> list[str]:
+    """What was compared of student and teacher, and what to know although it is no error."""
+    from rlad.teacher.compatibility import template_difference
+    from rlad.trainer.sections import ModelSpec
+
+    teacher = recipe.teacher
+    if not isinstance(teacher, ModelSpec) or not recipe.make_method().needs_teacher:
+        return []
+    ours, theirs = _tokenizer(recipe.model), _tokenizer(teacher)
+    if ours is None or theirs is None:
+        return [f"{'':<10}tokenizers are compared when they load: not both are on this disk"]
+    note = template_difference(ours, theirs) or "the chat templates agree"
+    return [f"{'':<10}{note}"]
+
+
+def _tokenizer(spec: ModelSpec) -> Any:
+    """A tokenizer that is here, or None."""
+    from transformers import AutoTokenizer
+
+    from rlad.models import resolve
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            resolve(spec.path),
+            revision=spec.revision,
+            local_files_only=True,
+            trust_remote_code=spec.trust_remote_code,
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def _config(spec: ModelSpec) -> Any:
+    from transformers import AutoConfig
+
+    from rlad.models import resolve
+
+    try:
+        return AutoConfig.from_pretrained(resolve(spec.path), revision=spec.revision, local_files_only=True)
+    except (OSError, ValueError):
+        return None
 
 
 def _model_problems(role: str, spec: ModelSpec) -> list[str]:
@@ -121,12 +186,14 @@ def description(recipe: Recipe) -> list[str]:
     return [
         f"{'student':<10}{_model(recipe.model)}",
         *_teacher(recipe),
+        *_pair_notes(recipe),
         *_method(recipe),
         f"{'task':<10}{_options(recipe.task)}",
         *_steps(arguments),
         *_differences(arguments),
         f"{'evaluate':<10}{_evaluation(recipe)}",
         f"{'output':<10}{_output(recipe.output)}",
+        *(f"{'' if i else 'memory':<10}{line}" for i, line in enumerate(memory(recipe))),
     ]
 
 

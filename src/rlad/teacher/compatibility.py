@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from rlad.errors import RladError
@@ -38,11 +39,49 @@ def tokenizer_differences(student: Any, teacher: Any) -> list[str]:
     return differences
 
 
+def template_difference(student: Any, teacher: Any) -> str | None:
+    """What to know where the two chat templates write one conversation differently; None where they do not.
+
+    No error: the teacher is shown the student's prompt, whatever its own template is. But it was trained on the other.
+    """
+    if not student.chat_template or not teacher.chat_template:
+        return None
+    talk = [{"role": "user", "content": "Who?"}]
+    try:
+        ours, theirs = (
+            each.apply_chat_template(talk, add_generation_prompt=True, tokenize=False) for each in (student, teacher)
+        )
+    except Exception as error:  # a template is a program of the model's author: it may refuse for any reason
+        return f"the chat templates could not be compared ({type(error).__name__}: {error})"
+    if ours == theirs:
+        return None
+    return (
+        f"the chat templates differ: the teacher will see the student's {ours!r} where its own is {theirs!r}; if its "
+        "scores look poor, give the student's tokenizer the teacher's chat template"
+    )
+
+
+def length_problem(teacher_config: Any, max_completion_length: int) -> str | None:
+    """What is wrong where the longest response does not fit the teacher's positions; None where it does."""
+    limit = getattr(teacher_config.get_text_config(), "max_position_embeddings", None)
+    if limit is None or max_completion_length < limit:
+        return None
+    return (
+        f"the teacher has {limit} positions, too few for a prompt and max_completion_length {max_completion_length}: "
+        "lower that, or choose a teacher with a longer context"
+    )
+
+
 def check_tokenizers(student: Any, teacher: Any) -> None:
-    """Raise RladError that says what differs and what to do, when the teacher cannot score the student's tokens."""
+    """Raise RladError that says what differs and what to do, when the teacher cannot score the student's tokens.
+
+    Warns (UserWarning) where the chat templates differ.
+    """
     differences = tokenizer_differences(student, teacher)
     if differences:
         raise RladError(
             f"teacher and student do not share a tokenizer: {'; '.join(differences)}. Choose a teacher of the "
             "student's family, and give both the same end-of-sequence token"
         )
+    if note := template_difference(student, teacher):
+        warnings.warn(note, stacklevel=2)

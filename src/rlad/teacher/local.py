@@ -69,6 +69,13 @@ class LocalTeacher:
                 f"token id {highest} is outside the teacher's vocabulary of {self.vocabulary}: "
                 "teacher and student need the same tokenizer"
             )
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        longest = max((len(p) + len(r) for p, r in zip(prompts, responses, strict=True)), default=0)
+        if limit is not None and longest > limit:
+            raise RladError(
+                f"a prompt and response of {longest} tokens are longer than the teacher's {limit} positions: lower "
+                "max_completion_length, or choose a teacher with a longer context"
+            )
         scores: list[Tensor] = [torch.zeros(0)] * len(prompts)
         # Like lengths together, longest first: little padding, and a batch too large for memory fails at once.
         order = sorted(range(len(prompts)), key=lambda i: -(len(prompts[i]) + len(responses[i])))

@@ -1,0 +1,93 @@
+"""What a run would hold in memory, from the models' configurations alone: no weights are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rlad.trainer.config import Recipe
+    from rlad.trainer.sections import ModelSpec
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class Shape(NamedTuple):
+    """config: transformers' own. parameters: how many. saved: bytes of a weight as it is saved."""
+
+    config: Any
+    parameters: int
+    saved: int
+
+
+def memory(recipe: Recipe) -> list[str]:
+    """Lines for `rlad check`: the student with gradients and AdamW, the teacher, the cache of a generation.
+
+    A model that is not on this disk (or in the hub's cache) is not estimated, and the line says so. Activations are
+    left out: they depend on kernels and checkpointing.
+    """
+    from rlad.trainer.sections import ModelSpec
+
+    arguments = recipe.trainer_arguments()
+    lines = []
+    student = _shape(recipe.model)
+    if student is None:
+        lines.append(f"{recipe.model.path} is not on this disk: not estimated")
+    else:
+        size = BYTES.get(recipe.model.dtype or "float32", student.saved)
+        weights = _human(student.parameters * size)
+        lines.append(
+            f"student {weights} of weights, {weights} of gradients, {_human(2 * student.parameters * size)} of AdamW "
+            f"({student.parameters / 1e6:,.1f} M parameters)"
+        )
+        rollouts, length = _rollouts(arguments), int(arguments.get("max_completion_length") or 512)
+        cache = _human(rollouts * length * _cache_bytes(student.config, size))
+        lines.append(
+            f"generation {cache} of keys and values for {rollouts} rollouts of {length} tokens, prompts besides"
+        )
+    teacher = recipe.teacher
+    if isinstance(teacher, ModelSpec) and recipe.make_method().needs_teacher:
+        found = _shape(teacher)
+        if found is None:
+            lines.append(f"{teacher.path} is not on this disk: not estimated")
+        else:
+            weights = _human(found.parameters * BYTES.get(teacher.dtype or "auto", found.saved))
+            lines.append(f"teacher {weights} of weights ({found.parameters / 1e6:,.1f} M parameters)")
+    return [*lines, "activations besides"]
+
+
+def _shape(spec: ModelSpec) -> Shape | None:
+    """Of a model that is here; None where it is not."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from rlad.errors import RladError
+    from rlad.models import resolve
+
+    try:
+        config = AutoConfig.from_pretrained(resolve(spec.path), revision=spec.revision, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, RladError):
+        return None
+    saved = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    return Shape(config, sum(each.numel() for each in model.parameters()), BYTES.get(saved, 4))
+
+
+def _cache_bytes(config: Any, size: int) -> int:
+    """Of keys and values, for each token."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * width * size)
+
+
+def _rollouts(arguments: dict[str, Any]) -> int:
+    from rlad.trainer.config import grpo_fields
+    from rlad.trainer.rules import batches
+
+    return batches({name: default for name, (_, default) in grpo_fields().items()} | arguments).rollouts
+
+
+def _human(size: float) -> str:
+    unit, step = next((each for each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= each[1]), ("B", 1.0))
+    return f"{size / step:,.3g} {unit}" if size / step < 1000 else f"{size / step:,.0f} {unit}"

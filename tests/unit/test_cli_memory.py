@@ -1,0 +1,71 @@
+"""What `rlad check` says of memory and of the pair, from files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from rlad.cli.check import description, found_problems
+from rlad.cli.memory import _human, memory
+from rlad.models.tokenizer import train_tokenizer
+from rlad.trainer.config import Recipe
+
+
+def recipe(student: str, teacher: Any, **options: Any) -> Recipe:
+    trainer = {"use_cpu": True, "bf16": False, **options}
+    data = {"model": student, "teacher": teacher, "task": "knights_knaves", "method": "rlad", "trainer": trainer}
+    return Recipe.from_mapping(data)
+
+
+def test_memory_is_counted_from_the_configurations(tmp_path: Path) -> None:
+    """A float32 student of N weights: 4 N bytes, as much again of gradients, twice that of AdamW. Cache of a token:
+    2 (keys and values) x 2 layers x 1 head x 16 x 4 bytes = 256 bytes; 8 rollouts of 100 tokens: 204.8 kB."""
+    student, teacher = tiny.save(1, tmp_path / "student"), tiny.save(2, tmp_path / "teacher")
+    parameters = sum(each.numel() for each in tiny.model(1).parameters())
+    trainer = {"max_completion_length": 100, "per_device_train_batch_size": 8, "num_generations": 4}
+    found = memory(recipe(student, {"path": teacher, "dtype": "bfloat16"}, **trainer))
+    weights, half = _human(4 * parameters), _human(2 * parameters)
+    assert found[0].startswith(
+        f"student {weights} of weights, {weights} of gradients, {_human(8 * parameters)} of AdamW"
+    )
+    assert found[1] == "generation 205 kB of keys and values for 8 rollouts of 100 tokens, prompts besides"
+    assert found[2].startswith(f"teacher {half} of weights")
+
+
+def test_a_model_that_is_elsewhere_is_not_estimated(tmp_path: Path) -> None:
+    found = memory(recipe(tiny.save(1, tmp_path / "student"), "nobody/nothing"))
+    assert "nobody/nothing is not on this disk: not estimated" in found
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.24e6, "2.24 MB"), (1.6e10, "16 GB"), (2e12, "2,000 GB")],
+)
+def test_sizes_are_written_in_three_figures(size: float, words: str) -> None:
+    assert _human(size) == words
+
+
+def test_check_compares_the_pair_where_both_are_here(tmp_path: Path) -> None:
+    student, teacher = tiny.save(1, tmp_path / "student"), tiny.save(2, tmp_path / "teacher")
+    good = recipe(student, teacher)
+    assert found_problems(good) == []
+    assert any("the chat templates agree" in line for line in description(good))
+
+    other = train_tokenizer(("something else altogether " * 3,) * 4, vocab_size=270)
+    other.save_pretrained(teacher)
+    (problem,) = found_problems(good)
+    assert "tokens have different ids or are missing in one" in problem
+
+
+def test_check_refuses_a_teacher_that_is_too_short(tmp_path: Path) -> None:
+    student, teacher = tiny.save(1, tmp_path / "student"), tmp_path / "teacher"
+    model = tiny.model(2)
+    model.config.max_position_embeddings = 512
+    model.save_pretrained(teacher)
+    tiny.tokenizer().save_pretrained(teacher)
+    assert found_problems(recipe(student, str(teacher), max_completion_length=511)) == []
+    (problem,) = found_problems(recipe(student, str(teacher), max_completion_length=512))
+    assert "the teacher has 512 positions, too few for a prompt and max_completion_length 512" in problem
