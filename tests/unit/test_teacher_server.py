@@ -313,6 +313,19 @@ def test_one_that_fails_is_set_aside_and_the_others_go_on(caplog: pytest.LogCapt
     assert f"the teacher at {sick.url} is set aside: HTTP 500: out of memory (2 tries); 1 go on" in record.getMessage()
 
 
+def test_no_more_tries_at_a_server_that_another_sequence_found_gone() -> None:
+    def fault(handler: Any, good: Any) -> None:
+        choice = good["choices"][0]
+        gone = "7" in choice["prompt_logprobs"][-1]  # this one is told to wait for an hour, and gives up at once
+        status(500, **({"Retry_After": "3600"} if gone else {}))(handler, good)
+
+    with StubTeacher(always=fault) as sick, StubTeacher() as well:
+        made = teacher(sick, well, retries=5, backoff=0.2, concurrency=4)
+        scores = made.score([[1]] * 4, [[7], [8], [9], [10]])
+        assert [row.tolist() for row in scores] == [stub_teacher.expected([1], [last]) for last in (7, 8, 9, 10)]
+        assert 2 <= len(sick.bodies) <= 4  # of the 7 that two sequences would make
+
+
 def test_one_that_comes_back_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "LOOK_AGAIN_SECONDS", 0.0)
     with StubTeacher(faults=[status(500)]) as sick, StubTeacher() as well:
