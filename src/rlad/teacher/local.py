@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from rlad.models import resolve
 from rlad.teacher.align import Layout, layout
 
 TOKENS_PER_BATCH = 16_384
+WEIGHTS = "adapter_model.safetensors"
 TILE_BYTES = 64 * 2**20  # of logits in float32 at a time
 
 
@@ -41,16 +44,24 @@ class LocalTeacher:
             add_fused_lm_head(self.model, temperature=temperature)
 
     @classmethod
-    def load(cls, path: str, temperature: float = 1.0, device: Any = None, **kwargs: Any) -> LocalTeacher:
+    def load(
+        cls, path: str, temperature: float = 1.0, device: Any = None, adapter: str | None = None, **kwargs: Any
+    ) -> LocalTeacher:
         """Load a teacher by hub id, path or embedded:NAME; `kwargs` go to from_pretrained. Safetensors only.
 
         device: where it goes, unless a `device_map` among the kwargs says so. A `quantization_config` (bitsandbytes,
-        GPTQ, ...) is transformers' own. Raises RladError when it cannot be loaded.
+        GPTQ, ...) is transformers' own. adapter: a PEFT adapter (LoRA) on that model, by hub id or path.
+        Raises RladError when it cannot be loaded.
         """
         from transformers import AutoModelForCausalLM
 
         try:
-            model = AutoModelForCausalLM.from_pretrained(resolve(path), use_safetensors=True, **kwargs)
+            model: Any = AutoModelForCausalLM.from_pretrained(resolve(path), use_safetensors=True, **kwargs)
+            if adapter is not None:
+                from peft import PeftModel
+
+                # The base model itself comes back: its layers carry the adapter now.
+                model = PeftModel.from_pretrained(model, safe_adapter(adapter)).get_base_model()
         except (OSError, ValueError, ImportError) as error:
             raise RladError(f"the teacher {path!r} cannot be loaded: {' '.join(str(error).split())}") from error
         placed = device is None or getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False)
@@ -100,6 +111,81 @@ class LocalTeacher:
         output = self.model(input_ids=ids, attention_mask=real, labels=labels.to(device), fused_lm_head=True)
         logps: Tensor = output.log_probs.float().cpu()[plan.scored[:, :-1]]
         return logps
+
+
+class AdapterTeacher(LocalTeacher):
+    """A teacher that is a LoRA adapter on the student's own frozen base: it needs no weights of its own besides.
+
+    student: the peft.PeftModel in training. adapter: hub id or path of the teacher's adapter; it is loaded beside the
+    student's under the name "teacher", active while it scores, and never trained.
+
+    `RLADTrainer(..., peft_config=..., teacher_model=SharedBase("path/of/adapter"))` makes one.
+    """
+
+    def __init__(
+        self, student: Any, adapter: str, temperature: float = 1.0, tokens_per_batch: int = TOKENS_PER_BATCH
+    ) -> None:
+        from peft import PeftModel
+
+        if not isinstance(student, PeftModel):
+            raise RladError(
+                "a teacher that is an adapter on the student's base needs a student that is trained as an adapter too "
+                "(peft_config): a base in training would change the teacher"
+            )
+        training = student.training
+        try:
+            student.load_adapter(safe_adapter(adapter), adapter_name="teacher", is_trainable=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise RladError(f"the adapter {adapter!r} does not fit the student's base: {reason}") from error
+        finally:
+            student.train(training)  # load_adapter leaves it in evaluation mode
+        self.student, self.model = student, student.get_base_model()
+        self.temperature, self.tokens_per_batch = temperature, tokens_per_batch
+        self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
+
+    def score(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See `rlad.teacher.Teacher`."""
+        with self.active():
+            return super().score(prompts, responses)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The teacher's adapter in the place of the student's, without dropout; the student's comes back as it was."""
+        from rlad.trainer.upstream import use_adapter
+
+        training = self.student.training
+        self.student.eval()
+        try:
+            with use_adapter(self.student, "teacher"):
+                yield
+        finally:
+            self.student.train(training)
+
+
+@dataclass(frozen=True)
+class SharedBase:
+    """For RLADTrainer's teacher_model: the teacher is this adapter on the student's own base (`AdapterTeacher`)."""
+
+    adapter: str
+
+
+def safe_adapter(adapter: str) -> str:
+    """The adapter, once its weights are known to be safetensors: PEFT would load a pickle without a word."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    folder = Path(adapter).expanduser()
+    if folder.is_dir():
+        there = (folder / WEIGHTS).is_file()
+    else:
+        try:
+            there = bool(hf_hub_download(adapter, WEIGHTS))
+        except EntryNotFoundError:
+            there = False
+    if not there:
+        raise RladError(f"the adapter {adapter!r} has no {WEIGHTS}: other formats can run code, and are not loaded")
+    return str(folder) if folder.is_dir() else adapter
 
 
 def backbone(model: Any) -> Any:

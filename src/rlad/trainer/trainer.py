@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from rlad.models import resolve
 from rlad.objectives import METHODS, Method, group_advantages, objective_terms, token_signals, zero_variance_groups
 from rlad.teacher import Teacher
 from rlad.teacher.align import self_test
-from rlad.teacher.local import LocalTeacher
+from rlad.teacher.local import AdapterTeacher, LocalTeacher, SharedBase
 from rlad.teacher.routing import ByTask
 from rlad.trainer.options import PAPER_DEFAULTS
 from rlad.trainer.rules import conflicts
@@ -157,7 +157,8 @@ class RLADTrainer(GRPOTrainer):
         if self.method.needs_teacher:
             self.teacher = self._make_teacher(teacher_model, teacher_processing_class, teacher_init_kwargs or {})
             if isinstance(self.teacher, LocalTeacher):
-                self_test(self.teacher, self._tokenizer, self.teacher.model)
+                with self.teacher.active() if isinstance(self.teacher, AdapterTeacher) else nullcontext():
+                    self_test(self.teacher, self._tokenizer, self.teacher.model)
 
     def _make_teacher(self, teacher: Any, tokenizer: Any, init_kwargs: Mapping[str, Any]) -> Teacher:
         from transformers import AutoTokenizer, PreTrainedModel
@@ -168,6 +169,8 @@ class RLADTrainer(GRPOTrainer):
         if isinstance(teacher, ByTask):
             teacher.check_dataset(self.train_dataset)
             return teacher.made_by(self._make_one_of_several)
+        if isinstance(teacher, SharedBase):  # the student's base, and so its tokens
+            return AdapterTeacher(self.accelerator.unwrap_model(self.model), teacher.adapter, self.temperature)
         if isinstance(teacher, str) and teacher.startswith(("http://", "https://")):
             teacher = ServerTeacher(teacher)
         name = resolve(teacher) if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")

@@ -9,9 +9,9 @@ import inspect
 from typing import Any
 
 from trl.trainer.grpo_trainer import GRPOTrainer
-from trl.trainer.utils import add_fused_lm_head, pad
+from trl.trainer.utils import add_fused_lm_head, pad, use_adapter
 
-__all__ = ["add_fused_lm_head", "pad", "problems"]
+__all__ = ["add_fused_lm_head", "pad", "problems", "use_adapter"]
 
 # method of GRPOTrainer that we override -> its first parameters, in order
 METHODS: dict[str, tuple[str, ...]] = {
