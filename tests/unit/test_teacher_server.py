@@ -89,7 +89,13 @@ def test_connections_are_kept_between_calls() -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_no_more_than_asked_for_are_in_flight(concurrency: int) -> None:
-    with StubTeacher(seconds=0.03) as stub:
+    together = threading.Barrier(concurrency)  # none is answered before that many are there
+
+    def score(ids: Any, place: int) -> float:
+        together.wait(5)
+        return stub_teacher.logprob(ids, place)
+
+    with StubTeacher(score) as stub:
         teacher(stub, concurrency=concurrency).score([[1]] * 9, [[2]] * 9)
     assert stub.most_busy == concurrency and len(stub.bodies) == 9
 
@@ -169,7 +175,7 @@ def test_a_try_has_a_deadline_for_the_whole_of_it(fault: Any) -> None:
     with StubTeacher(always=fault) as stub:
         started = time.monotonic()
         message = failure(stub, timeout=0.2, retries=1)
-        assert 0.2 < time.monotonic() - started < 1.5
+        assert 0.2 < time.monotonic() - started < 4.0  # every byte of it would take longer
     assert "no whole answer within 0.2 s" in message
 
 
@@ -182,7 +188,7 @@ def test_retry_after_is_waited_for_and_not_more() -> None:
     with StubTeacher(faults=[status(429, Retry_After="0"), status(503, Retry_After="1")]) as stub:
         assert one(stub, backoff=20.0).tolist() == ONE  # a backoff would be 10 s or more
     first, second, third = stub.times
-    assert second - first < 0.5 and 1.0 <= third - second < 1.5
+    assert second - first < 5.0 and 1.0 <= third - second < 5.0
 
 
 def test_a_wait_beyond_the_deadline_ends_it_at_once() -> None:
@@ -291,12 +297,23 @@ def test_rounding_above_zero_and_very_unlikely_tokens_are_log_probs() -> None:
 
 
 def test_the_least_busy_server_is_asked_first() -> None:
-    """One server is four times as slow: it gets fewer, and neither is idle."""
-    with StubTeacher(seconds=0.02) as quick, StubTeacher(seconds=0.08) as slow:
+    """One server answers nothing until the other has had 20: it is given its share of what is in flight, and no more."""
+    enough, given = threading.Event(), []
+
+    def at_once(ids: Any, place: int) -> float:
+        if len(quick.bodies) >= 20:
+            given.append(len(slow.bodies))
+            enough.set()
+        return stub_teacher.logprob(ids, place)
+
+    def late(ids: Any, place: int) -> float:
+        enough.wait(5)
+        return stub_teacher.logprob(ids, place)
+
+    with StubTeacher(at_once) as quick, StubTeacher(late) as slow:
         scores = teacher(slow, quick, concurrency=4).score([[i] for i in range(30)], [[i] for i in range(30)])
+    assert given[0] == 2
     assert len(quick.bodies) + len(slow.bodies) == 30
-    assert 4 <= len(slow.bodies) <= 12
-    assert quick.most_busy <= 3 and slow.most_busy <= 3
     assert [row.tolist() for row in scores] == [stub_teacher.expected([i], [i]) for i in range(30)]
 
 
@@ -433,7 +450,7 @@ def test_look_says_what_is_served_and_never_hangs() -> None:
         started = time.monotonic()
         with pytest.raises(RladError, match=r"does not answer: no whole answer within 0.2 s"):
             look(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.2)
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 2.5
 
 
 # --- addresses and keys
