@@ -33,6 +33,7 @@ FILES = {
     "signals": "unit/test_objectives_signals.py",
     "advantages": "unit/test_objectives_advantages.py",
     "divergences": "unit/test_objectives_divergences.py",
+    "spans": "unit/test_objectives_spans.py",
     "naive": "unit/test_objectives_naive.py",
     "properties": "properties/test_objectives_properties.py",
     "trl": "equivalence/test_trl_anchor.py",

@@ -8,6 +8,7 @@ from .methods import GRPO, KDRL, METHODS, OPD, RLAD, Method, OPDThenGRPO
 from .ratios import anchor_logps, rlad_log_ratio
 from .reduce import fixed_length, sequence_mean, token_mean
 from .signals import TokenSignals, token_signals
+from .spans import spread_spans
 from .surrogate import ObjectiveTerms, clip_branches, clipped_surrogate, objective_terms
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "objective_terms",
     "rlad_log_ratio",
     "sequence_mean",
+    "spread_spans",
     "token_mean",
     "token_signals",
     "zero_variance_groups",

@@ -112,16 +112,16 @@ class RLAD(Method):
         check_trrd(self.alpha, self.teacher_clip, self.teacher_clip_gradient)
 
     def log_ratio(self, signals: TokenSignals) -> Tensor:
-        trrd = rlad_log_ratio(
+        return rlad_log_ratio(
             signals.logps,
             signals.old_logps,
             self._teacher(signals),
             self.alpha,
             self.teacher_clip,
             self.teacher_clip_gradient,
+            # In the signals a broken teacher value is already replaced, so rlad_log_ratio can no longer see it.
+            signals.teacher_ok,
         )
-        # In the signals a broken teacher value is already replaced, so rlad_log_ratio can no longer see it.
-        return torch.where(signals.teacher_ok, trrd, grpo_log_ratio(signals.logps, signals.old_logps))
 
     def clamped(self, signals: TokenSignals) -> Tensor:
         if self.teacher_clip is None:

@@ -29,19 +29,19 @@ def rlad_log_ratio(
     alpha: float,
     teacher_clip: float | None,
     teacher_clip_gradient: ClipGradient = "literal",
+    usable: Tensor | None = None,
 ) -> Tensor:
     """log r_TRRD = alpha (log S - log old) + (1 - alpha) clamp(log S - log T, -c, c) (RLAD Eq. 3 and Appendix B).
 
     `teacher_clip` is c in nats; None means no clamp. The paper leaves the gradient of the clamp open:
     "literal" differentiates the line above, so a clamped token keeps only the factor alpha of its gradient;
     "anchor" has the same value and the full gradient, (log S - sg log S) + clamp(sg log S - log T, -c, c).
-    The old student and the teacher (the anchor) carry no gradient.
-
-    Where the teacher's value is NaN, infinite or positive the ratio is GRPO's, log S - log old.
+    The anchor carries no gradient. Where the teacher's value is not `usable` (if None: where it is NaN, infinite or
+    positive) the ratio is GRPO's, log S - log old.
     Raises ValueError when alpha is outside [0, 1], teacher_clip is not above 0, or the gradient has another name.
     """
     check_trrd(alpha, teacher_clip, teacher_clip_gradient)
-    usable = usable_teacher(teacher_logps)
+    usable = usable_teacher(teacher_logps) if usable is None else usable
     teacher_logps = torch.where(usable, teacher_logps, logps).detach()
     to_old = grpo_log_ratio(logps, old_logps)
     if teacher_clip is None:

@@ -62,12 +62,16 @@ def token_signals(
     mask: Tensor,
     ref_logps: Tensor | None = None,
     correct: Tensor | None = None,
+    teacher_ok: Tensor | None = None,
 ) -> TokenSignals:
     """Decide, once, which tokens count and which teacher values can be used; make everything else harmless.
 
     `old_logps` None means one on-policy step: the old student is the current one, detached. `advantages` is (B,) or
     (B, T). `mask` is (B, T), bool or 0/1. Values are replaced here, before any arithmetic, because a NaN that is only
     multiplied by 0 later is still a NaN, in the value or in the gradient.
+
+    `teacher_ok` (B, T) says which teacher values can be used, where that is known otherwise: a share of a span
+    (`spread_spans`) may be above 0, and is as good as the span's own value. None means `usable_teacher(teacher_logps)`.
 
     Raises ValueError when a shape does not fit `logps`.
     """
@@ -82,10 +86,11 @@ def token_signals(
 
     student = where_it_counts("logps", logps)
     old = student.detach() if old_logps is None else where_it_counts("old_logps", old_logps.detach())
-    teacher, teacher_ok = None, torch.ones_like(counts)
+    teacher, known_ok = None, teacher_ok
+    teacher_ok = torch.ones_like(counts)
     if teacher_logps is not None:
         _check_shape("teacher_logps", teacher_logps, logps)
-        teacher_ok = usable_teacher(teacher_logps) | ~counts
+        teacher_ok = (usable_teacher(teacher_logps) if known_ok is None else known_ok) | ~counts
         # The student's own value stands in for a broken one: log S - log T is then 0, and so is a distillation term.
         usable = torch.where(teacher_ok, teacher_logps.detach(), logps.detach())
         teacher = where_it_counts("teacher_logps", usable)
