@@ -297,7 +297,7 @@ def test_rounding_above_zero_and_very_unlikely_tokens_are_log_probs() -> None:
 
 
 def test_the_least_busy_server_is_asked_first() -> None:
-    """One server answers nothing until the other has had 20: it is given its share of what is in flight, and no more."""
+    """One server answers nothing until the other has had 20: until then it has its share of what is in flight."""
     enough, given = threading.Event(), []
 
     def at_once(ids: Any, place: int) -> float:
