@@ -111,10 +111,16 @@ def several(folder: Path, teachers: dict[str, Any], tasks: list[str], **options:
     )
 
 
-def test_each_row_goes_to_the_teacher_of_its_task(stub: StubTeacher, tmp_path: Path) -> None:
+def test_each_row_goes_to_the_teacher_of_its_task(
+    stub: StubTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested: list[Any] = []
+    monkeypatch.setattr("rlad.trainer.trainer.self_test", lambda teacher, *_: tested.append(teacher))
     tiny.save(2, tmp_path / "teacher")
     local = {"path": str(tmp_path / "teacher"), "dtype": "float32"}
     made = several(tmp_path, {"who": stub.url, "is": local}, ["who", "is", "is", "who"])
+    assert tested == [made.teacher.teachers["is"]]  # as one alone is; the served one scored its own text
+    assert len(stub.bodies) == 1
     stub.bodies.clear()
     made.train()
     # Prompts end in the text of the user's message: those for the stub, and no others, were asked of it.

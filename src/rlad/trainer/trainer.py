@@ -201,7 +201,8 @@ class RLADTrainer(GRPOTrainer):
         options = dict(teacher) if isinstance(teacher, Mapping) else {}
         made = self._make_teacher(options.pop("path", teacher), None, options)
         if isinstance(made, LocalTeacher):
-            self_test(made, self._tokenizer, made.model)
+            with made.active() if isinstance(made, AdapterTeacher) else nullcontext():
+                self_test(made, self._tokenizer, made.model)
         return made
 
     # --- rollouts: TRL generates and rewards them; we replace the advantages and add the teacher's log-probs
