@@ -69,7 +69,8 @@ def trainer(folder: Path | str, method: Any = "rlad", teacher: Any = None, stude
     """An RLADTrainer. teacher None: a random model of another seed where the method needs one."""
     from rlad.trainer.trainer import RLADTrainer
 
-    keywords = {key: options.pop(key) for key in ("reward_funcs", "callbacks") if key in options}
+    ours = ("reward_funcs", "callbacks", "teacher_processing_class", "teacher_alignment")
+    keywords = {key: options.pop(key) for key in ours if key in options}
     args = arguments(folder, method, **options)
     needs_teacher = args.method["name"] != "grpo"
     return RLADTrainer(
@@ -79,7 +80,7 @@ def trainer(folder: Path | str, method: Any = "rlad", teacher: Any = None, stude
         Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in PROMPTS * 4]}),
         processing_class=tokenizer(),
         teacher_model=(model(2) if teacher is None else teacher) if needs_teacher else None,
-        teacher_processing_class=tokenizer() if needs_teacher else None,
+        teacher_processing_class=keywords.pop("teacher_processing_class", tokenizer()) if needs_teacher else None,
         **keywords,
     )
 

@@ -22,15 +22,26 @@ from trl import GRPOConfig, GRPOTrainer
 
 from rlad.errors import RladError
 from rlad.models import resolve
-from rlad.objectives import METHODS, Method, group_advantages, objective_terms, token_signals, zero_variance_groups
+from rlad.objectives import (
+    METHODS,
+    Method,
+    group_advantages,
+    objective_terms,
+    spread_spans,
+    token_signals,
+    zero_variance_groups,
+)
+from rlad.objectives.signals import usable_teacher
 from rlad.teacher import Teacher
 from rlad.teacher.align import self_test
 from rlad.teacher.local import AdapterTeacher, LocalTeacher, SharedBase
 from rlad.teacher.routing import ByTask
+from rlad.teacher.spans import SpansTeacher
 from rlad.trainer.options import PAPER_DEFAULTS
 from rlad.trainer.rules import conflicts
 from rlad.trainer.trim import BALANCED_LOSSES, balanced, by_length, trimmed
 
+ALIGN_SPANS = "teacher: {path: ..., alignment: spans} in a recipe, teacher_alignment='spans' for RLADTrainer"
 STATE_FILE = "rlad_state.json"  # written last into a checkpoint: a checkpoint without it is not whole
 
 
@@ -119,9 +130,11 @@ class RLADTrainer(GRPOTrainer):
     teacher_processing_class: the teacher's tokenizer, compared with the student's. Loaded from the same place when the
         teacher is given by name; else taken from its `name_or_path`.
     teacher_init_kwargs: for from_pretrained when the teacher is given by name.
+    teacher_alignment: "tokens", or "spans" for a teacher with another tokenizer (rlad.teacher.spans).
     Every other argument is GRPOTrainer's, in its order.
 
-    Raises RladError, before training, when the method needs a teacher and there is none, or the tokenizers differ.
+    Raises RladError, before training, when the method needs a teacher and there is none, or the tokenizers differ
+    and the alignment is tokens.
     """
 
     _buffered_inputs: Any  # TRL's micro-batches of the rollouts in use
@@ -137,6 +150,7 @@ class RLADTrainer(GRPOTrainer):
         teacher_model: Any = None,
         teacher_processing_class: Any = None,
         teacher_init_kwargs: Mapping[str, Any] | None = None,
+        teacher_alignment: str = "tokens",
         **kwargs: Any,
     ) -> None:
         if args is None:
@@ -146,27 +160,33 @@ class RLADTrainer(GRPOTrainer):
         self.method = make_method(args.method)
         if self.method.needs_teacher and teacher_model is None:
             raise RladError(f"method {self.method.name} needs a teacher: pass teacher_model, or choose method='grpo'")
+        if teacher_alignment not in ("tokens", "spans"):
+            raise RladError(f"teacher_alignment must be tokens or spans, not {teacher_alignment!r}")
         if isinstance(model, str):
             model = resolve(model)
+        self._spans = teacher_alignment == "spans"
         self._timers = _Timers()
         self._rewards: Tensor | None = None
         self._signals_batch: dict[str, Any] | None = None
         self._broken_teacher, self._scored_tokens, self._zero_variance = 0, 0, 0
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
-        self.teacher: Teacher | None = None
+        self.teacher: Teacher | SpansTeacher | None = None
         if self.method.needs_teacher:
             self.teacher = self._make_teacher(teacher_model, teacher_processing_class, teacher_init_kwargs or {})
             if isinstance(self.teacher, LocalTeacher):
                 with self.teacher.active() if isinstance(self.teacher, AdapterTeacher) else nullcontext():
                     self_test(self.teacher, self._tokenizer, self.teacher.model)
 
-    def _make_teacher(self, teacher: Any, tokenizer: Any, init_kwargs: Mapping[str, Any]) -> Teacher:
+    def _make_teacher(self, teacher: Any, tokenizer: Any, init_kwargs: Mapping[str, Any]) -> Teacher | SpansTeacher:
         from transformers import AutoTokenizer, PreTrainedModel
 
-        from rlad.teacher.compatibility import check_tokenizers
         from rlad.teacher.server import ServerTeacher
 
         if isinstance(teacher, ByTask):
+            if self._spans:
+                raise RladError(
+                    "alignment spans is for one teacher, not for one by task: give all the student's tokens"
+                )
             teacher.check_dataset(self.train_dataset)
             return teacher.made_by(self._make_one_of_several)
         if isinstance(teacher, SharedBase):  # the student's base, and so its tokens
@@ -174,30 +194,51 @@ class RLADTrainer(GRPOTrainer):
         if isinstance(teacher, str) and teacher.startswith(("http://", "https://")):
             teacher = ServerTeacher(teacher)
         name = resolve(teacher) if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
+        if self._spans and isinstance(teacher, ServerTeacher) and teacher.tokenizer is not None:
+            name = resolve(teacher.tokenizer)
         if tokenizer is None and name:
             remote = bool(init_kwargs.get("trust_remote_code", False))
             tokenizer = AutoTokenizer.from_pretrained(
                 name, revision=init_kwargs.get("revision"), trust_remote_code=remote
             )
-        if tokenizer is not None:
-            check_tokenizers(self._tokenizer, tokenizer)
-        elif isinstance(teacher, PreTrainedModel):
+        if tokenizer is None and (self._spans or isinstance(teacher, PreTrainedModel)):
             raise RladError(
-                "the teacher's tokenizer is unknown: pass teacher_processing_class, so that it can be checked"
+                "the teacher's tokenizer is unknown: pass teacher_processing_class (or name a served teacher's in "
+                "`tokenizer`), so that it can be checked"
             )
+        if tokenizer is not None and not self._spans:
+            self._check_tokens(tokenizer)
         if isinstance(teacher, str):
-            return LocalTeacher.load(name, self.temperature, self.accelerator.device, **init_kwargs)
-        if isinstance(teacher, PreTrainedModel):
-            return LocalTeacher(teacher.to(self.accelerator.device), self.temperature)
-        if isinstance(teacher, ServerTeacher):
-            teacher.prepare(self._tokenizer, self.temperature)
-        if isinstance(teacher, Teacher):
-            return teacher
-        raise RladError(
-            f"teacher_model must be a name, a causal LM or have a score method, not {type(teacher).__name__}"
-        )
+            teacher = LocalTeacher.load(name, self.temperature, self.accelerator.device, **init_kwargs)
+        elif isinstance(teacher, PreTrainedModel):
+            teacher = LocalTeacher(teacher.to(self.accelerator.device), self.temperature)
+        elif isinstance(teacher, ServerTeacher):
+            teacher.prepare(tokenizer if self._spans else self._tokenizer, self.temperature)
+        if not isinstance(teacher, Teacher):
+            raise RladError(
+                f"teacher_model must be a name, a causal LM or have a score method, not {type(teacher).__name__}"
+            )
+        return self._on_spans(teacher, tokenizer) if self._spans else teacher
 
-    def _make_one_of_several(self, teacher: Any) -> Teacher:
+    def _check_tokens(self, tokenizer: Any) -> None:
+        from rlad.teacher.compatibility import check_tokenizers
+
+        try:
+            check_tokenizers(self._tokenizer, tokenizer)
+        except RladError as error:
+            raise RladError(f"{error}; or align the two on the text: {ALIGN_SPANS}") from None
+
+    def _on_spans(self, teacher: Teacher, tokenizer: Any) -> SpansTeacher:
+        """The teacher behind its own tokenizer, once it has scored a text and rendered a prompt."""
+        if self.tools:
+            raise RladError("alignment spans does not fit tools: what they answer is no text of the student's")
+        if isinstance(teacher, LocalTeacher):
+            self_test(teacher, tokenizer, teacher.model)
+        made = SpansTeacher(teacher, self._tokenizer, tokenizer, self.eos_token_ids, self.chat_template_kwargs)
+        made.prompt_ids(next(iter(self.train_dataset))["prompt"])
+        return made
+
+    def _make_one_of_several(self, teacher: Any) -> Teacher | SpansTeacher:
         options = dict(teacher) if isinstance(teacher, Mapping) else {}
         made = self._make_teacher(options.pop("path", teacher), None, options)
         if isinstance(made, LocalTeacher):
@@ -272,7 +313,13 @@ class RLADTrainer(GRPOTrainer):
             for row, keep in zip(batch["prompt_ids"].cpu(), batch["prompt_mask"].cpu(), strict=True)
         ]
         responses = [row[keep].tolist() for row, keep in zip(batch["completion_ids"].cpu(), mask, strict=True)]
-        if isinstance(self.teacher, ByTask):
+        spans = torch.zeros(mask.shape, dtype=torch.long)
+        if isinstance(self.teacher, SpansTeacher):
+            found = self.teacher.score_spans([row["prompt"] for row in inputs], prompts, responses)
+            scores = [row.logps for row in found]
+            for i, of_row in enumerate(found):
+                spans[i, : len(of_row.spans)] = of_row.spans
+        elif isinstance(self.teacher, ByTask):
             scores = self.teacher.score(prompts, responses, [row.get(self.teacher.column) for row in inputs])
         else:
             scores = self.teacher.score(prompts, responses)
@@ -284,10 +331,13 @@ class RLADTrainer(GRPOTrainer):
                 )
             logps[i, : len(row)] = row
         signals = token_signals(torch.zeros_like(logps), None, logps, torch.zeros(len(scores)), mask)
-        counts = torch.stack([signals.broken_teacher, signals.token_count]).to(self.accelerator.device)
-        broken, tokens = (int(x) for x in self.accelerator.reduce(counts, reduction="sum"))
+        silent = (mask & (spans < 0)).sum()
+        counts = torch.stack([signals.broken_teacher, signals.token_count, silent]).to(self.accelerator.device)
+        broken, tokens, unaligned = (int(x) for x in self.accelerator.reduce(counts, reduction="sum"))
         self._broken_teacher, self._scored_tokens = self._broken_teacher + broken, self._scored_tokens + tokens
         self._metric("broken_teacher", broken / max(tokens, 1))
+        if self._spans:
+            self._metric("unaligned", unaligned / max(tokens, 1))
         if self._broken_teacher > self.args.max_broken_teacher * max(self._scored_tokens, 1):
             raise RladError(
                 f"{self._broken_teacher} of {self._scored_tokens} teacher log-probs so far are NaN, infinite or "
@@ -296,6 +346,8 @@ class RLADTrainer(GRPOTrainer):
                 "vocabulary"
             )
         batch["teacher_logps"] = logps.to(self.accelerator.device)
+        if isinstance(self.teacher, SpansTeacher):  # then those are of spans
+            batch["teacher_spans"] = spans.to(self.accelerator.device)
 
     # --- the loss: ours, through TRL's
 
@@ -343,9 +395,11 @@ class RLADTrainer(GRPOTrainer):
         mask = batch["completion_mask"]
         if "tool_mask" in batch:
             mask = mask * batch["tool_mask"]
-        signals = token_signals(
-            logps, batch.get("old_per_token_logps"), batch.get("teacher_logps"), batch["advantages"], mask
-        )
+        old, teacher, usable = batch.get("old_per_token_logps"), batch.get("teacher_logps"), None
+        if teacher is not None and "teacher_spans" in batch:
+            usable = usable_teacher(teacher)
+            teacher = spread_spans(logps if old is None else old, teacher, batch["teacher_spans"], mask)
+        signals = token_signals(logps, old, teacher, batch["advantages"], mask, teacher_ok=usable)
         method = self.method.at(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
         terms = objective_terms(method, signals)
         batch["old_per_token_logps"], batch["advantages"] = signals.logps, terms.objective
