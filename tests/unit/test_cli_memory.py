@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import decoders
 
 import tiny
 from rlad.cli.check import description, found_problems
@@ -57,7 +58,14 @@ def test_check_compares_the_pair_where_both_are_here(tmp_path: Path) -> None:
     other = train_tokenizer(("something else altogether " * 3,) * 4, vocab_size=270)
     other.save_pretrained(teacher)
     (problem,) = found_problems(good)
-    assert "tokens have different ids or are missing in one" in problem
+    assert "tokens have different ids or are missing in one" in problem and "alignment: spans" in problem
+    spans = recipe(student, {"path": teacher, "alignment": "spans"})
+    assert found_problems(spans) == []
+    assert any("aligned in spans" in line for line in description(spans))
+    other.backend_tokenizer.decoder = decoders.WordPiece()
+    other.save_pretrained(teacher)
+    (problem,) = found_problems(spans)
+    assert problem.startswith("teacher.alignment: the bytes of the tokens")
 
 
 def test_check_refuses_a_teacher_that_is_too_short(tmp_path: Path) -> None:

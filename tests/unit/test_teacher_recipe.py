@@ -12,7 +12,7 @@ import pytest
 from rlad.cli.main import main
 from rlad.teacher.server import ServerTeacher
 from rlad.trainer.config import Recipe, RecipeError
-from rlad.trainer.sections import ByTaskSpec, ModelSpec, ServerSpec, trained_by
+from rlad.trainer.sections import ByTaskSpec, LocalTeacherSpec, ServerSpec, alignment, trained_by
 from stub_teacher import StubTeacher, hung
 
 KEY = "hf_aBcDeFgHiJ"
@@ -32,16 +32,32 @@ def problem(teacher: Any, **changes: Any) -> str:
 
 
 def test_a_teacher_can_be_said_in_many_forms() -> None:
-    assert recipe("embedded:teacher").teacher == ModelSpec(path="embedded:teacher")
-    assert recipe({"path": "org/name", "dtype": "bfloat16"}).teacher == ModelSpec(path="org/name", dtype="bfloat16")
+    assert recipe("embedded:teacher").teacher == LocalTeacherSpec(path="embedded:teacher")
+    assert recipe({"path": "org/name", "dtype": "bfloat16"}).teacher == LocalTeacherSpec(
+        path="org/name", dtype="bfloat16"
+    )
     assert recipe("http://host:8000").teacher == recipe({"url": "http://host:8000"}).teacher
     several = recipe({"urls": ["http://a:1", "http://b:1"], "timeout": 30}).teacher
     assert isinstance(several, ServerSpec) and several.addresses == ["http://a:1", "http://b:1"]
     mixed = recipe({"by_task": {"math": "http://a:1", "logic": "embedded:teacher"}, "column": "kind"}).teacher
     assert mixed == ByTaskSpec(
-        by_task={"math": ServerSpec(url="http://a:1"), "logic": ModelSpec(path="embedded:teacher")}, column="kind"
+        by_task={"math": ServerSpec(url="http://a:1"), "logic": LocalTeacherSpec(path="embedded:teacher")},
+        column="kind",
     )
     assert str(mixed) == "http://a:1 for math, embedded:teacher for logic"
+
+
+def test_the_alignment_reaches_the_trainer_and_no_loader() -> None:
+    local, remote = (
+        recipe({**each, "alignment": "spans"}).teacher
+        for each in ({"path": "x"}, {"url": "http://a", "tokenizer": "org/name"})
+    )
+    assert isinstance(local, LocalTeacherSpec) and isinstance(remote, ServerSpec)
+    assert alignment(local) == alignment(remote) == "spans"
+    assert alignment(recipe("x").teacher) == alignment(recipe({"by_task": {"a": "x"}}).teacher) == "tokens"
+    assert "alignment" not in local.load_kwargs() and "alignment" not in remote.arguments()
+    with pytest.raises(RecipeError, match=r"model.alignment: unknown key"):
+        recipe("x", model={"path": "y", "alignment": "spans"})
 
 
 def test_the_recipes_defaults_are_the_classes() -> None:
@@ -59,6 +75,8 @@ def test_the_recipes_defaults_are_the_classes() -> None:
         {"urls": ["http://a", "https://b/v1"], "model": "m", "api_key_env": "TEACHER_KEY", "tokenizer": "org/name"},
         {"by_task": {"math": "http://a", "logic": {"path": "x", "dtype": "float16"}}},
         {"path": "x", "revision": "main"},
+        {"path": "x", "alignment": "spans"},
+        {"url": "http://a", "tokenizer": "org/name", "alignment": "spans"},
     ],
 )
 def test_a_recipe_written_out_reads_back_the_same(teacher: Any, tmp_path: Path) -> None:
@@ -74,6 +92,12 @@ def test_a_recipe_written_out_reads_back_the_same(teacher: Any, tmp_path: Path) 
         ({"path": "x", "url": "http://a"}, "teacher: give one of path (a model in this process), url"),
         ({"url": "http://a", "urls": ["http://b"]}, "not url and urls"),
         ({"by_task": {"m": "x"}, "path": "x"}, "not path and by_task"),
+        ({"path": "x", "alignment": "words"}, "teacher.alignment: "),
+        ({"url": "http://a", "alignment": "spans"}, "teacher.tokenizer: alignment spans needs it"),
+        (
+            {"by_task": {"m": {"path": "x", "alignment": "spans"}}},
+            "teacher.by_task.m.alignment: must be tokens: spans is for a teacher that scores every task",
+        ),
         ({"modle": "x"}, "teacher: needs path (a model in this process), url or urls (a served one), or by_task"),
         ({"url": None}, "teacher: a served teacher needs url or urls"),
         ({"url": "http://a", "retrys": 3}, "teacher.retrys: unknown key; did you mean teacher.retries?"),
@@ -167,7 +191,7 @@ def test_check_says_what_a_server_serves_now(tmp_path: Path, capsys: pytest.Capt
     with StubTeacher(models=["big"]) as stub:
         code, out, _ = checked(tmp_path, capsys, stub.url)
         assert code == 0 and not stub.bodies  # nothing is scored
-        assert f"teacher   served at {stub.url}: concurrency 32, timeout 120.0, retries 6\n" in out
+        assert f"teacher   served at {stub.url}: concurrency 32, timeout 120.0, retries 6, alignment tokens\n" in out
         assert f"            now: {stub.url} answers and serves big\n" in out
         code, out, _ = checked(tmp_path, capsys, f"{{url: '{stub.url}', model: small}}")
         assert code == 0 and "now: the teacher at" in out and "does not serve 'small': it serves big" in out

@@ -66,8 +66,8 @@ def found_problems(recipe: Recipe) -> list[str]:
 
 def _pair_problems(recipe: Recipe) -> list[str]:
     """Why the teacher cannot score the student's tokens, as far as their files here tell."""
-    from rlad.teacher.compatibility import length_problem, tokenizer_differences
-    from rlad.trainer.sections import ModelSpec
+    from rlad.teacher.compatibility import length_problem
+    from rlad.trainer.sections import ModelSpec, alignment
 
     teacher = recipe.teacher
     if not isinstance(teacher, ModelSpec) or not recipe.make_method().needs_teacher:
@@ -75,7 +75,7 @@ def _pair_problems(recipe: Recipe) -> list[str]:
     problems = []
     ours, theirs = _tokenizer(recipe.model), _tokenizer(teacher)
     if ours is not None and theirs is not None:
-        problems += [f"teacher: {each}" for each in tokenizer_differences(ours, theirs)]
+        problems += _alignment_problems(ours, theirs, alignment(teacher))
     config = _config(teacher)
     longest = int(recipe.trainer_arguments().get("max_completion_length") or 512)
     if config is not None and (problem := length_problem(config, longest)):
@@ -83,10 +83,22 @@ def _pair_problems(recipe: Recipe) -> list[str]:
     return problems
 
 
+def _alignment_problems(ours: Any, theirs: Any, how: str) -> list[str]:
+    from rlad.teacher.compatibility import tokenizer_differences
+    from rlad.teacher.spans import cannot_align
+
+    differences = tokenizer_differences(ours, theirs)
+    if not differences:
+        return []
+    if how == "spans":
+        return [f"teacher.alignment: {each}" for each in [cannot_align(ours, theirs)] if each]
+    return [f"teacher: {'; '.join(differences)}: choose another, or align the two on the text with alignment: spans"]
+
+
 def _pair_notes(recipe: Recipe) -> list[str]:
     """What was compared of student and teacher, and what to know although it is no error."""
     from rlad.teacher.compatibility import template_difference
-    from rlad.trainer.sections import ModelSpec
+    from rlad.trainer.sections import ModelSpec, alignment
 
     teacher = recipe.teacher
     if not isinstance(teacher, ModelSpec) or not recipe.make_method().needs_teacher:
@@ -95,6 +107,8 @@ def _pair_notes(recipe: Recipe) -> list[str]:
     if ours is None or theirs is None:
         return [f"{'':<10}tokenizers are compared when they load: not both are on this disk"]
     note = template_difference(ours, theirs) or "the chat templates agree"
+    if alignment(teacher) == "spans":
+        note = "tokens are aligned in spans, where the tokenizers differ; the teacher's prompts are in its own template"
     return [f"{'':<10}{note}"]
 
 

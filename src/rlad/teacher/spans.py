@@ -172,14 +172,8 @@ class SpansTeacher:
         self.agree = not tokenizer_differences(student, tokenizer)
         if self.agree:
             return
-        if tokenizer.eos_token_id is None:
-            raise RladError("the teacher's tokenizer has no end of sequence, so the student's would have no score")
-        token_bytes(student, [])
-        if b"".join(token_bytes(tokenizer, self._encoded(PROBE))) != PROBE.encode():
-            raise RladError(
-                "the teacher's tokenizer does not keep a text as it is (it normalises, or adds spaces): its tokens "
-                "cannot be aligned with the student's. Choose another teacher"
-            )
+        if problem := cannot_align(student, tokenizer):
+            raise RladError(problem)
 
     def prompt_ids(self, prompt: Any) -> list[int]:
         """A prompt in the teacher's tokens: messages through its chat template, a text as its tokenizer encodes it.
@@ -216,7 +210,7 @@ class SpansTeacher:
         ended = bool(response) and response[-1] in self.endings
         pieces, broken = readable(token_bytes(self.student, response[: len(response) - ended]))
         text = b"".join(pieces)
-        ids = self._encoded(text.decode())
+        ids = _encoded(self.tokenizer, text.decode())
         theirs = token_bytes(self.tokenizer, ids)
         if text and text == b"".join(theirs):
             ours, of_ids = common_spans(pieces, theirs)
@@ -242,8 +236,26 @@ class SpansTeacher:
         scores = self.teacher.score(asked, [row.ids for row in rows])
         return [_of_spans(row, score, i) for i, (row, score) in enumerate(zip(rows, scores, strict=True))]
 
-    def _encoded(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+def cannot_align(student: Any, teacher: Any) -> str | None:
+    """Why two tokenizers cannot be aligned on the text; None where they can."""
+    if teacher.eos_token_id is None:
+        return "the teacher's tokenizer has no end of sequence, so the student's would have no score"
+    try:
+        token_bytes(student, [])
+        kept = b"".join(token_bytes(teacher, _encoded(teacher, PROBE)))
+    except RladError as error:
+        return str(error)
+    if kept == PROBE.encode():
+        return None
+    return (
+        "the teacher's tokenizer does not keep a text as it is (it normalises, or adds spaces): its tokens cannot be "
+        "aligned with the student's. Choose another teacher"
+    )
+
+
+def _encoded(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def _of_spans(row: Aligned, score: Tensor, i: int) -> SpanScores:

@@ -16,7 +16,7 @@ from rlad.errors import RladError
 from rlad.models import resolve
 from rlad.trainer.config import Recipe
 from rlad.trainer.rules import batches
-from rlad.trainer.sections import ModelSpec, ServerSpec, TeacherSpec, trained_by
+from rlad.trainer.sections import ModelSpec, ServerSpec, TeacherSpec, alignment, trained_by
 
 if TYPE_CHECKING:
     from rlad.evaluation.run import Evaluation
@@ -171,6 +171,7 @@ def _make_trainer(
         processing_class=tokenizer,
         teacher_model=teacher,
         teacher_init_kwargs=recipe.teacher.load_kwargs() if isinstance(recipe.teacher, ModelSpec) else None,
+        teacher_alignment=alignment(recipe.teacher),
         callbacks=[StepLine(say), MetricsFile(output / "metrics.jsonl")],
     )
     trainer.remove_callback(PrinterCallback)

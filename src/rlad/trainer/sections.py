@@ -1,6 +1,6 @@
 """The sections of a recipe that name models: `model`, and the many forms of `teacher`.
 
-    teacher: embedded:teacher                       # in this process: a path or hub id, or {path, revision, dtype, ...}
+    teacher: embedded:teacher                       # here: a path or hub id, or {path, revision, alignment, ...}
     teacher: http://host:port                       # served by vLLM, or {url or urls, model, api_key_env, ...}
     teacher: {by_task: {math: ..., logic: ...}}     # one for each value of the column `task`, each any of the above
 
@@ -20,6 +20,7 @@ from rlad.errors import RladError
 from rlad.trainer.messages import model_problems
 
 # As environment variables are written, and keys are not: a key put there by mistake would be saved with the recipe.
+Alignment = Literal["tokens", "spans"]
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
@@ -38,14 +39,21 @@ class ModelSpec(Section):
 
     def load_kwargs(self) -> dict[str, Any]:
         """Keyword arguments for from_pretrained: what the recipe says, and nothing for what it leaves open."""
-        return self.model_dump(exclude={"path"}, exclude_none=True)
+        return self.model_dump(exclude={"path", "alignment"}, exclude_none=True)
 
     def __str__(self) -> str:
         return self.path
 
 
+class LocalTeacherSpec(ModelSpec):
+    """A teacher in this process. alignment: of its tokens with the student's (docs/teacher.md)."""
+
+    alignment: Alignment = "tokens"
+
+
 class ServerSpec(Section):
-    """A served teacher: the arguments of `rlad.teacher.server.ServerTeacher`. Exactly one of url and urls is given."""
+    """A served teacher: the arguments of `rlad.teacher.server.ServerTeacher`, and the alignment of its tokens with the
+    student's. Exactly one of url and urls is given."""
 
     url: str | None = None
     urls: list[str] | None = Limits(None, min_length=1)
@@ -55,6 +63,7 @@ class ServerSpec(Section):
     timeout: float = Limits(120.0, gt=0, allow_inf_nan=False)
     retries: int = Limits(6, ge=0)
     tokenizer: str | None = Limits(None, min_length=1)
+    alignment: Alignment = "tokens"
 
     @property
     def addresses(self) -> list[str]:
@@ -62,7 +71,7 @@ class ServerSpec(Section):
 
     def arguments(self) -> dict[str, Any]:
         """For ServerTeacher."""
-        return {**self.model_dump(exclude={"url", "urls"}), "urls": self.addresses}
+        return {**self.model_dump(exclude={"url", "urls", "alignment"}), "urls": self.addresses}
 
     def __str__(self) -> str:
         return " and ".join(self.addresses)
@@ -71,14 +80,14 @@ class ServerSpec(Section):
 class ByTaskSpec(Section):
     """A teacher for each value of a column of the dataset: `rlad.teacher.routing.ByTask`."""
 
-    by_task: dict[str, ModelSpec | ServerSpec] = Limits(min_length=1)
+    by_task: dict[str, LocalTeacherSpec | ServerSpec] = Limits(min_length=1)
     column: str = Limits("task", min_length=1)
 
     def __str__(self) -> str:
         return ", ".join(f"{each} for {task}" for task, each in self.by_task.items())
 
 
-TeacherSpec = ModelSpec | ServerSpec | ByTaskSpec
+TeacherSpec = LocalTeacherSpec | ServerSpec | ByTaskSpec
 
 
 def expanded_teacher(value: Any) -> Any:
@@ -111,7 +120,7 @@ def read_teacher(data: Any, where: str = "teacher") -> tuple[TeacherSpec | None,
     served = "url" in data or "urls" in data
     if not kinds and not served and "path" not in data:
         return None, [f"{where}: needs path (a model in this process), url or urls (a served one), or by_task"]
-    return _validated(ServerSpec if served and kinds != ["path"] else ModelSpec, data, where)
+    return _validated(ServerSpec if served and kinds != ["path"] else LocalTeacherSpec, data, where)
 
 
 def _read_by_task(data: Mapping[Any, Any], where: str) -> tuple[TeacherSpec | None, list[str]]:
@@ -123,6 +132,8 @@ def _read_by_task(data: Mapping[Any, Any], where: str) -> tuple[TeacherSpec | No
         spec, wrong = read_teacher(section, f"{where}.by_task.{task}")
         if isinstance(spec, ByTaskSpec) or (spec is None and not wrong):
             wrong = [f"{where}.by_task.{task}: must be one teacher"]
+        elif spec is not None and alignment(spec) != "tokens":
+            wrong = [f"{where}.by_task.{task}.alignment: must be tokens: spans is for a teacher that scores every task"]
         found[task] = spec
         problems += wrong
     return (None, problems) if problems else _validated(ByTaskSpec, {**data, "by_task": found}, where)
@@ -137,6 +148,8 @@ def _validated(kind: type[TeacherSpec], data: Mapping[Any, Any], where: str) -> 
         return spec, []
     if not spec.addresses:
         return None, [f"{where}: a served teacher needs url or urls"]
+    if spec.alignment == "spans" and spec.tokenizer is None:
+        return None, [f"{where}.tokenizer: alignment spans needs it, the hub id or path of the teacher's tokenizer"]
     from rlad.teacher.transport import checked_url
 
     try:
@@ -171,6 +184,11 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _texts(each)
+
+
+def alignment(spec: TeacherSpec | None) -> str:
+    """ "tokens" or "spans", for RLADTrainer's teacher_alignment."""
+    return spec.alignment if isinstance(spec, (LocalTeacherSpec, ServerSpec)) else "tokens"
 
 
 def served(spec: TeacherSpec | None) -> list[ServerSpec]:
