@@ -115,7 +115,7 @@ def test_each_row_goes_to_the_teacher_of_its_task(
     stub: StubTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tested: list[Any] = []
-    monkeypatch.setattr("rlad.trainer.trainer.self_test", lambda teacher, *_: tested.append(teacher))
+    monkeypatch.setattr("rlad.trainer.teachers.self_test", lambda teacher, *_: tested.append(teacher))
     tiny.save(2, tmp_path / "teacher")
     local = {"path": str(tmp_path / "teacher"), "dtype": "float32"}
     made = several(tmp_path, {"who": stub.url, "is": local}, ["who", "is", "is", "who"])

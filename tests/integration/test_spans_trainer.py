@@ -18,6 +18,7 @@ from rlad.models.tokenizer import train_other_tokenizer
 from rlad.teacher.routing import ByTask
 from rlad.teacher.server import ServerTeacher
 from rlad.teacher.spans import SpansTeacher
+from rlad.trainer import teachers
 from rlad.trainer import trainer as trainer_module
 from stub_teacher import StubTeacher
 
@@ -142,7 +143,7 @@ def test_the_teacher_is_tested_in_its_own_tokens_and_endings_are_those_of_genera
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tested: list[Any] = []
-    monkeypatch.setattr(trainer_module, "self_test", lambda teacher, tokenizer, model: tested.append(tokenizer))
+    monkeypatch.setattr(teachers, "self_test", lambda teacher, tokenizer, model: tested.append(tokenizer))
     student = tiny.model(1)
     student.generation_config.eos_token_id = [tiny.tokenizer().eos_token_id, 5]
     trainer = spans_trainer(tmp_path, student=student)
@@ -154,7 +155,7 @@ def test_tools_are_refused(tmp_path: Path) -> None:
     trainer = spans_trainer(tmp_path)
     trainer.tools = [print]
     with pytest.raises(RladError, match="does not fit tools"):
-        trainer._on_spans(Broken(), other())
+        teachers.on_spans(trainer, Broken(), other())
 
 
 def test_what_spans_do_not_fit_is_refused_before_the_first_step(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,15 +33,13 @@ from rlad.objectives import (
 )
 from rlad.objectives.signals import usable_teacher
 from rlad.teacher import Teacher
-from rlad.teacher.align import self_test
-from rlad.teacher.local import AdapterTeacher, LocalTeacher, SharedBase
 from rlad.teacher.routing import ByTask
 from rlad.teacher.spans import SpansTeacher
 from rlad.trainer.options import PAPER_DEFAULTS
 from rlad.trainer.rules import conflicts
+from rlad.trainer.teachers import make_teacher
 from rlad.trainer.trim import BALANCED_LOSSES, balanced, by_length, trimmed
 
-ALIGN_SPANS = "teacher: {path: ..., alignment: spans} in a recipe, teacher_alignment='spans' for RLADTrainer"
 STATE_FILE = "rlad_state.json"  # written last into a checkpoint: a checkpoint without it is not whole
 
 
@@ -172,79 +170,9 @@ class RLADTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         self.teacher: Teacher | SpansTeacher | None = None
         if self.method.needs_teacher:
-            self.teacher = self._make_teacher(teacher_model, teacher_processing_class, teacher_init_kwargs or {})
-            if isinstance(self.teacher, LocalTeacher):
-                with self.teacher.active() if isinstance(self.teacher, AdapterTeacher) else nullcontext():
-                    self_test(self.teacher, self._tokenizer, self.teacher.model)
-
-    def _make_teacher(self, teacher: Any, tokenizer: Any, init_kwargs: Mapping[str, Any]) -> Teacher | SpansTeacher:
-        from transformers import AutoTokenizer, PreTrainedModel
-
-        from rlad.teacher.server import ServerTeacher
-
-        if isinstance(teacher, ByTask):
-            if self._spans:
-                raise RladError(
-                    "alignment spans is for one teacher, not for one by task: give all the student's tokens"
-                )
-            teacher.check_dataset(self.train_dataset)
-            return teacher.made_by(self._make_one_of_several)
-        if isinstance(teacher, SharedBase):  # the student's base, and so its tokens
-            return AdapterTeacher(self.accelerator.unwrap_model(self.model), teacher.adapter, self.temperature)
-        if isinstance(teacher, str) and teacher.startswith(("http://", "https://")):
-            teacher = ServerTeacher(teacher)
-        name = resolve(teacher) if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
-        if self._spans and isinstance(teacher, ServerTeacher) and teacher.tokenizer is not None:
-            name = resolve(teacher.tokenizer)
-        if tokenizer is None and name:
-            remote = bool(init_kwargs.get("trust_remote_code", False))
-            tokenizer = AutoTokenizer.from_pretrained(
-                name, revision=init_kwargs.get("revision"), trust_remote_code=remote
+            self.teacher = make_teacher(
+                self, teacher_model, teacher_processing_class, teacher_init_kwargs or {}, self._spans
             )
-        if tokenizer is None and (self._spans or isinstance(teacher, PreTrainedModel)):
-            raise RladError(
-                "the teacher's tokenizer is unknown: pass teacher_processing_class (or name a served teacher's in "
-                "`tokenizer`), so that it can be checked"
-            )
-        if tokenizer is not None and not self._spans:
-            self._check_tokens(tokenizer)
-        if isinstance(teacher, str):
-            teacher = LocalTeacher.load(name, self.temperature, self.accelerator.device, **init_kwargs)
-        elif isinstance(teacher, PreTrainedModel):
-            teacher = LocalTeacher(teacher.to(self.accelerator.device), self.temperature)
-        elif isinstance(teacher, ServerTeacher):
-            teacher.prepare(tokenizer if self._spans else self._tokenizer, self.temperature)
-        if not isinstance(teacher, Teacher):
-            raise RladError(
-                f"teacher_model must be a name, a causal LM or have a score method, not {type(teacher).__name__}"
-            )
-        return self._on_spans(teacher, tokenizer) if self._spans else teacher
-
-    def _check_tokens(self, tokenizer: Any) -> None:
-        from rlad.teacher.compatibility import check_tokenizers
-
-        try:
-            check_tokenizers(self._tokenizer, tokenizer)
-        except RladError as error:
-            raise RladError(f"{error}; or align the two on the text: {ALIGN_SPANS}") from None
-
-    def _on_spans(self, teacher: Teacher, tokenizer: Any) -> SpansTeacher:
-        """The teacher behind its own tokenizer, once it has scored a text and rendered a prompt."""
-        if self.tools:
-            raise RladError("alignment spans does not fit tools: what they answer is no text of the student's")
-        if isinstance(teacher, LocalTeacher):
-            self_test(teacher, tokenizer, teacher.model)
-        made = SpansTeacher(teacher, self._tokenizer, tokenizer, self.eos_token_ids, self.chat_template_kwargs)
-        made.prompt_ids(next(iter(self.train_dataset))["prompt"])
-        return made
-
-    def _make_one_of_several(self, teacher: Any) -> Teacher | SpansTeacher:
-        options = dict(teacher) if isinstance(teacher, Mapping) else {}
-        made = self._make_teacher(options.pop("path", teacher), None, options)
-        if isinstance(made, LocalTeacher):
-            with made.active() if isinstance(made, AdapterTeacher) else nullcontext():
-                self_test(made, self._tokenizer, made.model)
-        return made
 
     # --- rollouts: TRL generates and rewards them; we replace the advantages and add the teacher's log-probs
 

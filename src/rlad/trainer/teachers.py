@@ -1,0 +1,107 @@
+"""The teacher of a trainer: made of what the trainer was given, and found fit before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoTokenizer, PreTrainedModel
+
+from rlad.errors import RladError
+from rlad.models import resolve
+from rlad.teacher import Teacher
+from rlad.teacher.align import self_test
+from rlad.teacher.compatibility import check_tokenizers
+from rlad.teacher.local import AdapterTeacher, LocalTeacher, SharedBase
+from rlad.teacher.routing import ByTask
+from rlad.teacher.server import ServerTeacher
+from rlad.teacher.spans import SpansTeacher
+
+if TYPE_CHECKING:
+    from rlad.trainer.trainer import RLADTrainer
+
+ALIGN_SPANS = "teacher: {path: ..., alignment: spans} in a recipe, teacher_alignment='spans' for RLADTrainer"
+
+
+def make_teacher(
+    trainer: RLADTrainer, teacher: Any, tokenizer: Any, init_kwargs: Mapping[str, Any], spans: bool = False
+) -> Teacher | SpansTeacher:
+    """The teacher that `RLADTrainer`'s arguments describe.
+
+    trainer: whose student, dataset and temperature it is for. teacher, tokenizer, init_kwargs: its teacher_model,
+    teacher_processing_class and teacher_init_kwargs. spans: whether its tokens are aligned with the student's on the
+    text, in place of being the student's. Raises RladError for a teacher that cannot be used.
+    """
+    if isinstance(teacher, ByTask):
+        if spans:
+            raise RladError("alignment spans is for one teacher, not for one by task: give all the student's tokens")
+        teacher.check_dataset(trainer.train_dataset)
+        return teacher.made_by(lambda each: _one_of_several(trainer, each))
+    if isinstance(teacher, SharedBase):  # the student's base, and so its tokens
+        student = trainer.accelerator.unwrap_model(trainer.model)
+        return _tested(AdapterTeacher(student, teacher.adapter, trainer.temperature), trainer._tokenizer)
+    if isinstance(teacher, str) and teacher.startswith(("http://", "https://")):
+        teacher = ServerTeacher(teacher)
+    name = resolve(teacher) if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
+    if tokenizer is None:
+        tokenizer = _tokenizer(teacher, name, init_kwargs, spans)
+    if tokenizer is not None and not spans:
+        _check_tokens(trainer._tokenizer, tokenizer)
+    words = tokenizer if spans else trainer._tokenizer  # what it scores
+    if isinstance(teacher, str):
+        teacher = LocalTeacher.load(name, trainer.temperature, trainer.accelerator.device, **init_kwargs)
+    elif isinstance(teacher, PreTrainedModel):
+        teacher = LocalTeacher(teacher.to(trainer.accelerator.device), trainer.temperature)
+    elif isinstance(teacher, ServerTeacher):
+        teacher.prepare(words, trainer.temperature)
+    if not isinstance(teacher, Teacher):
+        raise RladError(
+            f"teacher_model must be a name, a causal LM or have a score method, not {type(teacher).__name__}"
+        )
+    made = _tested(teacher, words)
+    return on_spans(trainer, made, tokenizer) if spans else made
+
+
+def _tokenizer(teacher: Any, name: str, init_kwargs: Mapping[str, Any], spans: bool) -> Any:
+    """The teacher's tokenizer from where the teacher is, or None where it can do without."""
+    if spans and isinstance(teacher, ServerTeacher) and teacher.tokenizer is not None:
+        name = resolve(teacher.tokenizer)
+    if name:
+        remote = bool(init_kwargs.get("trust_remote_code", False))
+        return AutoTokenizer.from_pretrained(name, revision=init_kwargs.get("revision"), trust_remote_code=remote)
+    if spans or isinstance(teacher, PreTrainedModel):
+        raise RladError(
+            "the teacher's tokenizer is unknown: pass teacher_processing_class (or name a served teacher's in "
+            "`tokenizer`), so that it can be checked"
+        )
+    return None
+
+
+def _check_tokens(student: Any, teacher: Any) -> None:
+    try:
+        check_tokenizers(student, teacher)
+    except RladError as error:
+        raise RladError(f"{error}; or align the two on the text: {ALIGN_SPANS}") from None
+
+
+def _tested(teacher: Teacher, tokenizer: Any) -> Teacher:
+    """The same, once it has scored a text of its own where its model is at hand."""
+    if isinstance(teacher, LocalTeacher):
+        with teacher.active() if isinstance(teacher, AdapterTeacher) else nullcontext():
+            self_test(teacher, tokenizer, teacher.model)
+    return teacher
+
+
+def _one_of_several(trainer: RLADTrainer, teacher: Any) -> Teacher | SpansTeacher:
+    options = dict(teacher) if isinstance(teacher, Mapping) else {}
+    return make_teacher(trainer, options.pop("path", teacher), None, options)
+
+
+def on_spans(trainer: RLADTrainer, teacher: Teacher, tokenizer: Any) -> SpansTeacher:
+    """The teacher behind its own tokenizer, once that has rendered a prompt. Raises RladError where it does not fit."""
+    if trainer.tools:
+        raise RladError("alignment spans does not fit tools: what they answer is no text of the student's")
+    made = SpansTeacher(teacher, trainer._tokenizer, tokenizer, trainer.eos_token_ids, trainer.chat_template_kwargs)
+    made.prompt_ids(next(iter(trainer.train_dataset))["prompt"])
+    return made
