@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 import tiny
 from rlad.errors import RladError
@@ -356,6 +356,32 @@ def test_a_text_that_the_teachers_tokenizer_changes_is_not_scored_but_its_ending
     assert logps[:-1] == [0.0] * (len(response) - 1) and logps[-1] == pytest.approx(-composing.eos_token_id / 1000)
     assert score(teacher, [embedded().eos_token_id]) == ([0], [logps[-1]])
     assert score(teacher, []) == ([], [])
+
+
+@functools.cache
+def llama() -> LlamaTokenizer:
+    """transformers' own: a space is put before a text unless it begins with one, and always taken off."""
+    model = json.loads(sentencepiece().backend_tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    return LlamaTokenizer(vocab=model["vocab"], merges=merges, unk_token="<unk>", eos_token="</s>")
+
+
+def test_a_space_at_the_beginning_is_the_texts_or_the_tokenizers() -> None:
+    for text in (" knight", "knight", "  knight"):
+        known = Known()
+        teacher = SpansTeacher(known, embedded(), llama())
+        aligned = teacher.align(encoded(embedded(), text))
+        assert (aligned.spans >= 0).all() and aligned.ids == encoded(llama(), text)
+    # The student's own: off at the beginning of an answer, as it is decoded; in its place where a text goes on.
+    teacher, response = SpansTeacher(Known(), llama(), other()), encoded(llama(), "knight")
+    assert other().decode(teacher.align(response).ids) == "knight"
+    assert other().decode(teacher.align(response, begins=False).ids) == " knight"
+    teacher.score_spans(["Who?"], [[1]], [response])
+    assert isinstance(teacher.teacher, Known) and other().decode(teacher.teacher.responses[0]) == " knight"
+    words = train_other_tokenizer(tiny.TEXTS)
+    teacher = SpansTeacher(Known(), llama(), words)
+    teacher.score_spans([[{"role": "user", "content": "Who?"}]], [[1]], [response])
+    assert isinstance(teacher.teacher, Known) and words.decode(teacher.teacher.responses[0]) == "knight"
 
 
 def test_a_broken_value_breaks_its_span() -> None:

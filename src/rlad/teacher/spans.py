@@ -28,12 +28,13 @@ BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 SENTENCEPIECE = (["Metaspace"], ["Replace", "ByteFallback", "Fuse"], ["Replace", "ByteFallback", "Fuse", "Strip"])
 
 
-def token_bytes(tokenizer: Any, ids: Sequence[int]) -> list[bytes]:
+def token_bytes(tokenizer: Any, ids: Sequence[int], begins: bool = True) -> list[bytes]:
     """The bytes of each token of a sequence: joined they are the text, of which a token may hold part of a character.
 
     Read off the vocabulary, for byte-level BPE and for sentencepiece with or without byte fallback. Added tokens are
     their content, special or not. An id that the vocabulary does not have (rows of padding in an embedding) has none.
-    Where the decoder takes a space off the beginning of a text, it is off the first token.
+    Where the decoder takes a space off the beginning of a text, it is off the first token, unless `begins` is False
+    because the tokens go on from others.
 
     Raises RladError for a tokenizer of another kind.
     """
@@ -43,7 +44,7 @@ def token_bytes(tokenizer: Any, ids: Sequence[int]) -> list[bytes]:
     words = [added.get(id) or word or "" for id, word in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)]
     read = _byte_level if kinds == ["ByteLevel"] else partial(_sentencepiece, byte_fallback="ByteFallback" in kinds)
     pieces = [word.encode() if id in added else read(word) for id, word in zip(ids, words, strict=True)]
-    if pieces and any(_takes_a_space(step) for step in steps):
+    if pieces and begins and any(_takes_a_space(step) for step in steps):
         pieces[0] = pieces[0].removeprefix(b" ")
     return pieces
 
@@ -198,8 +199,10 @@ class SpansTeacher:
         )
         return ids
 
-    def align(self, response: Sequence[int]) -> Aligned:
+    def align(self, response: Sequence[int], begins: bool = True) -> Aligned:
         """The response in the teacher's tokens, and the spans of both.
+
+        begins: whether it is a text of its own (an answer to messages), or goes on from the prompt's.
 
         The teacher reads the text of the response, U+FFFD for bytes that are none; spans with such bytes are not
         scored. Where its tokenizer changes the text (Unicode normalisation) the text is not scored at all.
@@ -208,11 +211,13 @@ class SpansTeacher:
             alone = torch.arange(len(response))
             return Aligned(list(response), alone, alone)
         ended = bool(response) and response[-1] in self.endings
-        pieces, broken = readable(token_bytes(self.student, response[: len(response) - ended]))
+        pieces, broken = readable(token_bytes(self.student, response[: len(response) - ended], begins))
         text = b"".join(pieces)
         ids = _encoded(self.tokenizer, text.decode())
-        theirs = token_bytes(self.tokenizer, ids)
-        if text and text == b"".join(theirs):
+        # A text that begins with a space is given no other by a tokenizer that would put one there.
+        splits = [token_bytes(self.tokenizer, ids, each) for each in (True, False)]
+        theirs = next((each for each in splits if text and b"".join(each) == text), None)
+        if theirs is not None:
             ours, of_ids = common_spans(pieces, theirs)
             spans = torch.where(torch.isin(ours, ours[torch.tensor(broken)]), -1, ours)
             end = int(of_ids[-1]) + 1
@@ -231,7 +236,8 @@ class SpansTeacher:
         prompts: messages, or texts. prompt_ids, responses: the same prompts, and the responses, in the student's
         tokens. Raises RladError as the teacher does, and where it does not return a value for each of its tokens.
         """
-        rows = [self.align(response) for response in responses]
+        begins = [not isinstance(prompt, str) for prompt in prompts]
+        rows = [self.align(response, each) for response, each in zip(responses, begins, strict=True)]
         asked = list(prompt_ids) if self.agree else [self.prompt_ids(prompt) for prompt in prompts]
         scores = self.teacher.score(asked, [row.ids for row in rows])
         return [_of_spans(row, score, i) for i, (row, score) in enumerate(zip(rows, scores, strict=True))]
