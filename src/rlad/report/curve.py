@@ -59,6 +59,7 @@ def learning_curve(
     area = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
     chart = (area + line).properties(width=560, height=320, title=title)
     target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}")  # the ending says the format
     chart.save(str(temporary), **({"scale_factor": 2} if target.suffix == ".png" else {}))
     temporary.replace(target)
