@@ -43,7 +43,7 @@ def run_cell(method: str, seed: int, split: str, overrides: list[str]) -> None:
     rlad = str(Path(sys.executable).with_name("rlad"))
     command = [rlad, "train", str(HERE.relative_to(ROOT) / "recipe.yaml"), f"method={method}"]
     command += [f"seed={seed}", f"evaluate.split={split}", f"evaluate.puzzles={400 if split == 'test' else 200}"]
-    command += [*overrides, "--output", str(output)]
+    command += [*overrides, "--output", str(output.relative_to(ROOT))]  # the command runs in ROOT
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with (RUNS / f"{name}.log").open("w") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
@@ -56,7 +56,7 @@ def run_cell(method: str, seed: int, split: str, overrides: list[str]) -> None:
     kept = {key: summary[key] for key in ("recipe", "steps", "seconds", "versions", "threads", "gain")}
     curve = [{key: row.get(key) for key in ("step", "accuracy", "rlad/clip_high", "rlad/clip_low")} for row in metrics]
     content = {
-        "command": " ".join(["rlad", *command[1:-1], str(output.relative_to(ROOT))]),
+        "command": " ".join(["rlad", *command[1:]]),
         "commit": commit.stdout.strip(),
         **kept,
         "curve": curve,

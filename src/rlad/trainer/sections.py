@@ -25,6 +25,8 @@ VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class Section(BaseModel):
+    """A part of a recipe: no other keys, no other types, and never changed once it is checked."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
