@@ -2,11 +2,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/step.py --steps 30
 
-The student is the embedded one; the teacher has twice its layers (random weights cost the same as trained ones). Both
-trainers take turns, so that whatever else the machine does falls on both. Responses are forced to one length (no end of
-sequence), so both do the same work. "ours" is the advantages and the objective, forward (the trainer's own timer) and
-backward (from the gradient's arrival at the objective to its arrival at the student's log-probs, timed here). Prints
-medians, and ratios that do not depend on the machine.
+The student is the embedded one; the teacher has its shape and layers enough for twice its parameters (random weights
+cost what trained ones do). Both trainers take turns, so that whatever else the machine does falls on both. Responses
+are forced to one length (no end of sequence), so both do the same work.
+
+"ours" is the advantages and the objective, forward (the trainer's own timer) and backward (from the gradient's arrival
+at the objective to its arrival at the student's log-probs, timed here). Prints medians, and ratios that do not depend
+on the machine.
 """
 
 from __future__ import annotations
@@ -66,6 +68,10 @@ def _trainer(kind: type, student: Any, tokenizer: Any, data: Dataset, arguments:
     return trainer
 
 
+def _size(model: Any) -> int:
+    return sum(each.numel() for each in model.parameters())
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,9 +84,11 @@ def main() -> None:
     student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     config = copy.deepcopy(student.config)
-    config.num_hidden_layers *= 2
     config.layer_types = None
-    teacher = AutoModelForCausalLM.from_config(type(config)(**config.to_dict()), dtype=torch.float32)
+    teacher = student
+    while _size(teacher) < 2 * _size(student):
+        config.num_hidden_layers += 1
+        teacher = AutoModelForCausalLM.from_config(type(config)(**config.to_dict()), dtype=torch.float32)
     data = Dataset.from_list(load_task({"name": "knights_knaves", "people": [3]}).train())
     shared = {
         "max_steps": options.steps // options.rounds + 1,  # the first step of each turn warms up and is left out
@@ -127,8 +135,7 @@ def main() -> None:
                     - (parts["rollouts"] + parts["teacher"] + parts["ours"] + parts["ours_backward"]) / step,
                     "rewards and TRL's rollout bookkeeping": (parts["rollouts"] - parts["generation"]) / step,
                 },
-                "teacher parameters over student's": sum(p.numel() for p in teacher.parameters())
-                / sum(p.numel() for p in student.parameters()),
+                "teacher parameters over student's": _size(teacher) / _size(student),
             },
             indent=1,
         )

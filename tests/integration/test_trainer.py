@@ -297,3 +297,34 @@ def test_a_rollout_without_any_reward_is_refused_and_weights_of_rewards_count(tm
     single = tiny.trainer(tmp_path, "grpo", max_steps=1)
     single.train()
     assert torch.allclose(trainer._rewards, 2 * single._rewards)
+
+
+# --- padding that is not computed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_accumulation_steps": 2},
+        {"gradient_accumulation_steps": 2, "num_iterations": 2},
+        # Six micro-batches of two generations make three updates, so an update is not a run of one generation's.
+        {"gradient_accumulation_steps": 2, "steps_per_generation": 3, "max_steps": 3},
+        {"gradient_accumulation_steps": 4, "steps_per_generation": 2},
+    ],
+)
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "bnpo"])
+def test_training_without_the_padding_ends_at_the_same_weights(
+    loss_type: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """SGD, so that a difference in a gradient is one in the weights; a row in another update would be one of 1e-3."""
+    ends = []
+    for trim in (False, True):
+        trainer = tiny.trainer(
+            tmp_path / str(trim), per_device_train_batch_size=tiny.GROUP, trim_padding=trim, loss_type=loss_type,
+            optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", **options,
+        )  # fmt: skip
+        start = tiny.weights(trainer.model)
+        trainer.train()
+        ends.append(tiny.weights(trainer.model))
+    moved = (ends[0] - start).norm()
+    assert moved > 1e-2 and (ends[1] - ends[0]).norm() < 1e-4 * moved

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlad.errors import RladError
 
+ALIGN_SPANS = "teacher: {path: ..., alignment: spans} in a recipe, teacher_alignment='spans' for RLADTrainer"
 # Splits that differ between pre-tokenizers: digits, runs of spaces, contractions, line ends, scripts, tags, LaTeX.
 PROBE = "It's 12345 + 6.78 =  x?\n\n\tdef f(a):\n    return a<=b\n<think>\\frac{1}{2}</think> naïve 漢字 🙂\r\n"
 
@@ -81,7 +82,8 @@ def check_tokenizers(student: Any, teacher: Any) -> None:
     if differences:
         raise RladError(
             f"teacher and student do not share a tokenizer: {'; '.join(differences)}. Choose a teacher of the "
-            "student's family, and give both the same end-of-sequence token"
+            "student's family, and give both the same end-of-sequence token; or align the two on the text: "
+            f"{ALIGN_SPANS}"
         )
     if note := template_difference(student, teacher):
         warnings.warn(note, stacklevel=2)

@@ -21,8 +21,6 @@ from rlad.teacher.spans import SpansTeacher
 if TYPE_CHECKING:
     from rlad.trainer.trainer import RLADTrainer
 
-ALIGN_SPANS = "teacher: {path: ..., alignment: spans} in a recipe, teacher_alignment='spans' for RLADTrainer"
-
 
 def make_teacher(
     trainer: RLADTrainer, teacher: Any, tokenizer: Any, init_kwargs: Mapping[str, Any], spans: bool = False
@@ -47,7 +45,7 @@ def make_teacher(
     if tokenizer is None:
         tokenizer = _tokenizer(teacher, name, init_kwargs, spans)
     if tokenizer is not None and not spans:
-        _check_tokens(trainer._tokenizer, tokenizer)
+        check_tokenizers(trainer._tokenizer, tokenizer)
     words = tokenizer if spans else trainer._tokenizer  # what it scores
     if isinstance(teacher, str):
         teacher = LocalTeacher.load(name, trainer.temperature, trainer.accelerator.device, **init_kwargs)
@@ -76,13 +74,6 @@ def _tokenizer(teacher: Any, name: str, init_kwargs: Mapping[str, Any], spans: b
             "`tokenizer`), so that it can be checked"
         )
     return None
-
-
-def _check_tokens(student: Any, teacher: Any) -> None:
-    try:
-        check_tokenizers(student, teacher)
-    except RladError as error:
-        raise RladError(f"{error}; or align the two on the text: {ALIGN_SPANS}") from None
 
 
 def _tested(teacher: Teacher, tokenizer: Any) -> Teacher:

@@ -45,7 +45,7 @@ STATE_FILE = "rlad_state.json"  # written last into a checkpoint: a checkpoint w
 
 @dataclass
 class RLADConfig(GRPOConfig):
-    """trl.GRPOConfig with the paper's defaults (rlad.trainer.options.PAPER_DEFAULTS) and three fields of our own.
+    """trl.GRPOConfig with the paper's defaults (rlad.trainer.options.PAPER_DEFAULTS) and four fields of our own.
 
     method: a name ("rlad"), a mapping ({"name": "rlad", "alpha": 0.3}), or a Method of rlad.objectives.
     advantage_std: "population" (RLAD Eq. 1) or "sample" (TRL's, without its 1e-4, for comparisons).
@@ -200,9 +200,12 @@ class RLADTrainer(GRPOTrainer):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _may_balance(self) -> bool:
-        """What looks at a whole micro-batch at once (an entropy's quantile or bonus, a router's balance) forbids it."""
+        """What looks at a whole micro-batch at once (an entropy's quantile or bonus, a router's balance) forbids it,
+        and so do updates that begin in the middle of a generation: a row would move to another update."""
+        generated, update = self.args.steps_per_generation, self.args.gradient_accumulation_steps
         return (
             self.args.trim_padding
+            and (generated % update == 0 or update % generated == 0)
             and self.loss_type in BALANCED_LOSSES
             and self.top_entropy_quantile == 1.0
             and not (self.args.entropy_coef or self.args.use_adaptive_entropy or self.aux_loss_enabled)
