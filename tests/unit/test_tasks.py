@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlad.errors import RladError
-from rlad.tasks import Score, Task, load_task
+from rlad.tasks import Score, Task, load_task, score_all
 from rlad.tasks.knights_knaves.dataset import LOGIC_RL_INSTRUCTION, KnightsKnaves, parse_people
 from rlad.tasks.knights_knaves.generate import SPLITS, generate, split_of
 from rlad.tasks.knights_knaves.puzzle import Puzzle, fingerprint, parse_statements
@@ -613,3 +614,19 @@ def test_the_list_of_fingerprints_can_be_made_again(tmp_path: Path) -> None:
 
 def test_splits_are_three() -> None:
     assert SPLITS == ("train", "validation", "test")
+
+
+def test_scores_of_several_responses_come_from_the_task_s_own_way_to_do_them_together() -> None:
+    class Alone:
+        def score(self, response: str, example: Mapping[str, Any]) -> Score:
+            return Score(len(response), response == example["gold"], response, "")
+
+    class Together(Alone):
+        def score_many(self, responses: Sequence[str], examples: Sequence[Mapping[str, Any]]) -> list[Score]:
+            return [Score(9, False, response, "together") for response in responses]
+
+    examples = [{"gold": "a"}, {"gold": "b"}]
+    assert [(s.value, s.correct) for s in score_all(Alone(), ["a", "xx"], examples)] == [(1, True), (2, False)]
+    assert [s.explanation for s in score_all(Together(), ["a", "xx"], examples)] == ["together"] * 2
+    with pytest.raises(ValueError):
+        score_all(Alone(), ["a"], examples)

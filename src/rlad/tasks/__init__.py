@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlad.errors import RladError
-from rlad.tasks.base import Example, Score, Task
+from rlad.tasks.base import Example, Score, Task, score_all
 
-__all__ = ["TASKS", "Example", "Score", "Task", "load_task"]
+__all__ = ["TASKS", "Example", "Score", "Task", "load_task", "score_all"]
 
 TASKS = {"knights_knaves": "rlad.tasks.knights_knaves.dataset:KnightsKnaves"}
 

@@ -44,3 +44,14 @@ class Task(Protocol):
 
     def score(self, response: str, example: Mapping[str, Any]) -> Score:
         """Score a response. It comes from a model: nothing in it may raise, hang or run."""
+
+
+def score_all(task: Task, responses: Sequence[str], examples: Sequence[Mapping[str, Any]]) -> list[Score]:
+    """The score of responses[i] for examples[i]. A task whose scorer is slow may do them together, in `score_many`.
+
+    score_many(responses, examples) returns what `score` would, in the same order.
+    """
+    many = getattr(task, "score_many", None)
+    if many is not None:
+        return list(many(responses, examples))
+    return [task.score(response, example) for response, example in zip(responses, examples, strict=True)]

@@ -199,17 +199,14 @@ def _teacher(spec: TeacherSpec) -> Any:
 
 def reward_function(task: Task) -> Callable[..., list[float]]:
     """A TRL reward function: the task's score of each completion; the share of correct ones is logged as `accuracy`."""
+    from rlad.tasks.base import score_all
 
     def reward(completions: list[Any], log_metric: Callable[[str, float], None], **columns: Any) -> list[float]:
-        rewards, correct = [], []
-        for i, completion in enumerate(completions):
-            text = completion if isinstance(completion, str) else completion[-1]["content"]
-            example = {name: column[i] for name, column in columns.items() if isinstance(column, list)}
-            score = task.score(text, example)
-            rewards.append(float(score.value))
-            correct.append(bool(score.correct))
-        log_metric("accuracy", sum(correct) / len(correct))
-        return rewards
+        texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+        lists = {name: column for name, column in columns.items() if isinstance(column, list)}
+        scores = score_all(task, texts, [{name: lists[name][i] for name in lists} for i in range(len(texts))])
+        log_metric("accuracy", sum(score.correct for score in scores) / len(scores))
+        return [float(score.value) for score in scores]
 
     reward.__name__ = task.name.rpartition(":")[2]
     return reward
