@@ -216,7 +216,7 @@ def test_a_teacher_by_path_brings_its_own_tokenizer(tmp_path: Path) -> None:
         ({"loss_type": "cispo"}, "loss_type: cispo is refused"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level: sequence is refused"),
         ({"scale_rewards": "batch"}, "scale_rewards: batch is refused"),
-        ({"top_p": 0.9}, "top_p: 0.9 is refused"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty: 1.1 is refused"),
         ({"delta": 2.0}, "delta: 2.0 is refused"),
         ({"off_policy_mask_threshold": 0.1}, "off_policy_mask_threshold: 0.1 is refused"),
         ({"beta": 0.1, "use_bias_correction_kl": True}, "needs use_bias_correction_kl: false"),

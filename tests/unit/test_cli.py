@@ -180,6 +180,13 @@ def test_check_says_what_would_run(folder: Path, capsys: pytest.CaptureFixture[s
     assert not (folder / "runs").exists()
 
 
+def test_check_warns_of_what_is_rarely_meant(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "mine.yaml"]) == 0
+    assert "caution" not in capsys.readouterr().out
+    assert main(["check", "mine.yaml", "trainer.top_p=0.9"]) == 0
+    assert "caution: trainer.top_p: 0.9: tokens would be drawn from another distribution" in capsys.readouterr().out
+
+
 def test_check_says_where_a_run_could_go_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rlad.trainer.trainer import STATE_FILE
 

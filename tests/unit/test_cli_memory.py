@@ -36,6 +36,17 @@ def test_memory_is_counted_from_the_configurations(tmp_path: Path) -> None:
     assert found[2].startswith(f"teacher {half} of weights")
 
 
+def test_of_a_student_with_an_adapter_only_that_has_gradients(tmp_path: Path) -> None:
+    """Rank 4 on q_proj (32 -> 32) of 2 layers: 2 x 4 x (32 + 32) = 512 weights; 2,048 bytes of gradients, twice that
+    of AdamW. A teacher that is an adapter on the same base has no weights besides."""
+    path = tiny.save(1, tmp_path / "student")
+    lora = {"r": 4, "target_modules": ["q_proj"]}
+    found = memory(recipe({"path": path, "lora": lora}, {"adapter": str(tmp_path)}))  # type: ignore[arg-type]
+    total = sum(each.numel() for each in tiny.model(1).parameters()) + 512
+    assert found[0].startswith(f"student {_human(4 * total)} of weights, 2.05 kB of gradients, 4.1 kB of AdamW")
+    assert "teacher: an adapter on the student's weights, no others" in found
+
+
 def test_a_model_that_is_elsewhere_is_not_estimated(tmp_path: Path) -> None:
     found = memory(recipe(tiny.save(1, tmp_path / "student"), "nobody/nothing"))
     assert "nobody/nothing is not on this disk: not estimated" in found

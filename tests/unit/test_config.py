@@ -10,7 +10,7 @@ import pytest
 from rlad.errors import RladError
 from rlad.objectives import GRPO, KDRL, METHODS, RLAD
 from rlad.trainer.config import OUR_FIELDS, Recipe, RecipeError, find_recipe, grpo_fields, packaged_recipes
-from rlad.trainer.options import PAPER_DEFAULTS
+from rlad.trainer.options import PAPER_DEFAULTS, cautions
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -176,8 +176,7 @@ def test_grpo_needs_no_teacher() -> None:
     ("trainer", "words"),
     [
         ({"temperature": 0.0}, "temperature: must be above 0"),
-        ({"top_p": 0.9}, "top_p: 0.9 is refused: tokens would be drawn from another distribution"),
-        ({"top_k": 20}, "top_k: 20 is refused"),
+        ({"min_p": 0.1}, "min_p: 0.1 is refused: tokens would be drawn from another distribution"),
         ({"generation_kwargs": {"top_p": 0.9}}, "generation_kwargs.top_p: 0.9 is refused"),
         ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams: 4 is refused"),
         ({"generation_kwargs": "{}"}, "generation_kwargs: give a mapping"),
@@ -202,6 +201,23 @@ def test_bad_combinations_are_refused(trainer: dict[str, Any], words: str) -> No
     found = problems(trainer=trainer)
     assert len(found) == 1, found
     assert words in found[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({"top_p": 0.9}, ["trainer.top_p"]),
+        ({"top_k": 20, "top_p": 1}, ["trainer.top_k"]),
+        ({"top_p": 1.0, "top_k": 0}, []),
+        ({"temperature": 0.7}, []),
+        ({}, []),
+    ],
+)
+def test_sampling_from_a_part_of_the_distribution_is_warned_about(values: dict[str, Any], names: list[str]) -> None:
+    assert recipe(trainer=values).trainer == values
+    found = cautions(values, "trainer.")
+    assert [each.split(":")[0] for each in found] == names
+    assert all("drawn from another distribution" in each for each in found)
 
 
 def test_one_thing_under_two_names_is_refused() -> None:

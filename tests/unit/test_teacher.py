@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import tiny
 from rlad.errors import RladError
+from rlad.models import resolve
 from rlad.teacher import Teacher
 from rlad.teacher.align import Layout, layout, self_test
 from rlad.teacher.compatibility import check_tokenizers, template_difference, tokenizer_differences
@@ -149,6 +151,26 @@ class Shifted:
 
     def score(self, prompts: Any, responses: Any) -> list[Tensor]:
         return [row.roll(self.by) for row in self.inner.score(prompts, responses)]
+
+
+@pytest.mark.parametrize("where", ["cpu", "auto"])
+def test_a_device_map_is_accelerate_s(where: str, tmp_path: Path) -> None:
+    path = tiny.save(2, tmp_path)
+    plain, placed = LocalTeacher.load(path), LocalTeacher.load(path, device="cpu", device_map=where)
+    assert close(plain.score(*sequences()), placed.score(*sequences()))
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_a_quantised_teacher_scores_its_own_forward(bits: str) -> None:
+    """Layers really are quantised, scores are near the unquantised ones, and the self-test passes."""
+    pytest.importorskip("bitsandbytes", reason="quantisation needs bitsandbytes")
+    options = {"quant_method": "bitsandbytes", f"load_in_{bits}": True}
+    path = "embedded:teacher"  # bitsandbytes works in blocks of 64, and the smaller models have other widths
+    teacher = LocalTeacher.load(path, device="cpu", quantization_config=options)
+    assert bits in type(teacher.model.model.layers[0].mlp.up_proj).__name__.lower().replace("8bitlt", "8bit")
+    self_test(teacher, AutoTokenizer.from_pretrained(resolve(path)), teacher.model)
+    plain, found = (torch.cat(each.score(*sequences())) for each in (LocalTeacher.load(path), teacher))
+    assert 0 < (found - plain).abs().max() < 3
 
 
 def test_the_self_test_passes_a_teacher_that_scores_its_own_forward() -> None:

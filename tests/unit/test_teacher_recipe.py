@@ -60,6 +60,17 @@ def test_the_alignment_reaches_the_trainer_and_no_loader() -> None:
         recipe("x", model={"path": "y", "alignment": "spans"})
 
 
+def test_a_local_teacher_s_options_are_those_of_its_loader() -> None:
+    spec = LocalTeacherSpec(path="x", dtype="bfloat16", adapter="y", device_map="auto", quantization={"bits": 4})
+    assert spec.load_kwargs() == {
+        "dtype": "bfloat16",
+        "trust_remote_code": False,
+        "adapter": "y",
+        "device_map": "auto",
+        "quantization_config": {"bits": 4},
+    }
+
+
 def test_the_recipes_defaults_are_the_classes() -> None:
     parameters = inspect.signature(ServerTeacher).parameters
     arguments = ServerSpec(url="http://a").arguments()
@@ -76,6 +87,7 @@ def test_the_recipes_defaults_are_the_classes() -> None:
         {"by_task": {"math": "http://a", "logic": {"path": "x", "dtype": "float16"}}},
         {"path": "x", "revision": "main"},
         {"path": "x", "alignment": "spans"},
+        {"path": "x", "adapter": "y", "device_map": "auto", "quantization": {"load_in_8bit": True}},
         {"url": "http://a", "tokenizer": "org/name", "alignment": "spans"},
     ],
 )
@@ -98,7 +110,7 @@ def test_a_recipe_written_out_reads_back_the_same(teacher: Any, tmp_path: Path) 
             {"by_task": {"m": {"path": "x", "alignment": "spans"}}},
             "teacher.by_task.m.alignment: must be tokens: spans is for a teacher that scores every task",
         ),
-        ({"modle": "x"}, "teacher: needs path (a model in this process), url or urls (a served one), or by_task"),
+        ({"modle": "x"}, "teacher: needs path (a model in this process), url or urls (a served one), by_task, or"),
         ({"url": None}, "teacher: a served teacher needs url or urls"),
         ({"url": "http://a", "retrys": 3}, "teacher.retrys: unknown key; did you mean teacher.retries?"),
         ({"url": "http://a", "dtype": "float32"}, "teacher.dtype: unknown key"),
@@ -119,6 +131,9 @@ def test_a_recipe_written_out_reads_back_the_same(teacher: Any, tmp_path: Path) 
         ({"by_task": {"m": {"url": "http://a", "modle": "x"}}}, "teacher.by_task.m.modle: unknown key; did you mean "),
         ({"by_task": {"m": {"by_task": {"n": "x"}}}}, "teacher.by_task.m: must be one teacher"),
         ({"by_task": {"m": None}}, "teacher.by_task.m: must be one teacher"),
+        ({"by_task": {"m": {"adapter": "y"}}}, "teacher.by_task.m: must be one teacher, by path or url"),
+        ({"adapter": "y"}, "teacher.adapter: on the student's own base it needs a student that is trained as an"),
+        ({"adapter": "y", "dtype": "float32"}, "teacher.dtype: unknown key"),
         (7, "teacher: must be a path, a URL or a mapping, not 7"),
     ],
 )

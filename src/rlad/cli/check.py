@@ -12,7 +12,7 @@ from rlad.errors import RladError
 
 if TYPE_CHECKING:
     from rlad.trainer.config import Recipe
-    from rlad.trainer.sections import ModelSpec, ServerSpec, TeacherSpec
+    from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, TeacherSpec
 
 
 def check(
@@ -25,6 +25,7 @@ def check(
     Loads no model. A served teacher is asked what it serves, for 3 seconds at most.
     """
     from rlad.trainer.config import Recipe, RecipeError, find_recipe
+    from rlad.trainer.options import cautions
 
     try:
         checked = Recipe.resolve(recipe, with_output(overrides, output))
@@ -34,6 +35,8 @@ def check(
     print(f"{'recipe':<10}{find_recipe(recipe)}")
     for line in description(checked):
         print(line)
+    for caution in cautions(checked.trainer, "trainer."):
+        print(f"caution: {caution}")
     return _report(problems)
 
 
@@ -160,13 +163,17 @@ def _path_problems(key: str, path: str, needed: str) -> list[str]:
 
 
 def _teacher_problems(role: str, spec: TeacherSpec | None) -> list[str]:
+    from rlad.teacher.local import WEIGHTS
     from rlad.teacher.transport import read_key
-    from rlad.trainer.sections import ByTaskSpec, ModelSpec
+    from rlad.trainer.sections import ByTaskSpec, LocalTeacherSpec, SharedBaseSpec
 
     if spec is None:
         return []
-    if isinstance(spec, ModelSpec):
-        return _model_problems(role, spec)
+    if isinstance(spec, SharedBaseSpec):
+        return _path_problems(f"{role}.adapter", spec.adapter, WEIGHTS)
+    if isinstance(spec, LocalTeacherSpec):
+        adapter = _path_problems(f"{role}.adapter", spec.adapter, WEIGHTS) if spec.adapter is not None else []
+        return _model_problems(role, spec) + adapter
     if isinstance(spec, ByTaskSpec):
         return [p for task, one in spec.by_task.items() for p in _teacher_problems(f"{role}.by_task.{task}", one)]
     problems = []
@@ -215,8 +222,15 @@ def _model(spec: ModelSpec) -> str:
     from rlad.models import resolve
 
     where = resolve(spec.path) if spec.path.startswith("embedded:") else ""
-    options = ", ".join(f"{key} {value}" for key, value in spec.load_kwargs().items() if value)
+    options = ", ".join(f"{key} {value}" for key, value in _model_options(spec).items() if value)
     return " ".join(part for part in (spec.path, f"({where})" if where else "", options) if part)
+
+
+def _model_options(spec: ModelSpec) -> dict[str, Any]:
+    options = spec.model_dump(exclude={"path", "alignment"}, exclude_none=True)
+    if "lora" in options:
+        options["lora"] = ", ".join(f"{key} {value}" for key, value in options["lora"].items())
+    return options
 
 
 def _teacher(recipe: Recipe) -> list[str]:
@@ -236,12 +250,14 @@ def _teacher(recipe: Recipe) -> list[str]:
     return [f"{'teacher' if i == 0 else '':<10}{line}" for i, line in enumerate(lines)]
 
 
-def _one_teacher(spec: ModelSpec | ServerSpec, used: bool) -> list[str]:
+def _one_teacher(spec: ModelSpec | SharedBaseSpec | ServerSpec, used: bool) -> list[str]:
     """A model in this process in one line; a served one, and below it what each of its servers says now."""
-    from rlad.trainer.sections import ModelSpec
+    from rlad.trainer.sections import ModelSpec, SharedBaseSpec
 
     if isinstance(spec, ModelSpec):
         return [_model(spec)]
+    if isinstance(spec, SharedBaseSpec):
+        return [str(spec)]
     options = spec.model_dump(exclude={"url", "urls"}, exclude_none=True)
     return [
         f"served at {spec}: {', '.join(f'{key} {value}' for key, value in options.items())}",

@@ -12,10 +12,11 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class Shape(NamedTuple):
-    """config: transformers' own. parameters: how many. saved: bytes of a weight as it is saved."""
+    """config: transformers' own. parameters, trained: how many. saved: bytes of a weight as it is saved."""
 
     config: Any
     parameters: int
+    trained: int
     saved: int
 
 
@@ -25,7 +26,7 @@ def memory(recipe: Recipe) -> list[str]:
     A model that is not on this disk (or in the hub's cache) is not estimated, and the line says so. Activations are
     left out: they depend on kernels and checkpointing.
     """
-    from rlad.trainer.sections import ModelSpec
+    from rlad.trainer.sections import ModelSpec, SharedBaseSpec
 
     arguments = recipe.trainer_arguments()
     lines = []
@@ -34,10 +35,10 @@ def memory(recipe: Recipe) -> list[str]:
         lines.append(f"{recipe.model.path} is not on this disk: not estimated")
     else:
         size = BYTES.get(recipe.model.dtype or "float32", student.saved)
-        weights = _human(student.parameters * size)
+        trained = f", {student.trained / 1e6:,.1f} M trained" if student.trained != student.parameters else ""
         lines.append(
-            f"student {weights} of weights, {weights} of gradients, {_human(2 * student.parameters * size)} of AdamW "
-            f"({student.parameters / 1e6:,.1f} M parameters)"
+            f"student {_human(student.parameters * size)} of weights, {_human(student.trained * size)} of gradients, "
+            f"{_human(2 * student.trained * size)} of AdamW ({student.parameters / 1e6:,.1f} M parameters{trained})"
         )
         rollouts, length = _rollouts(arguments), int(arguments.get("max_completion_length") or 512)
         cache = _human(rollouts * length * _cache_bytes(student.config, size))
@@ -52,6 +53,8 @@ def memory(recipe: Recipe) -> list[str]:
         else:
             weights = _human(found.parameters * BYTES.get(teacher.dtype or "auto", found.saved))
             lines.append(f"teacher {weights} of weights ({found.parameters / 1e6:,.1f} M parameters)")
+    elif isinstance(teacher, SharedBaseSpec):
+        lines.append("teacher: an adapter on the student's weights, no others")
     return [*lines, "activations besides"]
 
 
@@ -62,15 +65,22 @@ def _shape(spec: ModelSpec) -> Shape | None:
 
     from rlad.errors import RladError
     from rlad.models import resolve
+    from rlad.trainer.sections import StudentSpec
 
     try:
         config = AutoConfig.from_pretrained(resolve(spec.path), revision=spec.revision, local_files_only=True)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model: Any = AutoModelForCausalLM.from_config(config)
+            if isinstance(spec, StudentSpec) and spec.lora is not None:
+                from peft import get_peft_model
+
+                model = get_peft_model(model, spec.lora.peft_config())
     except (OSError, ValueError, RladError):
         return None
     saved = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
-    return Shape(config, sum(each.numel() for each in model.parameters()), BYTES.get(saved, 4))
+    counts = [(each.numel(), each.requires_grad) for each in model.parameters()]
+    trained = sum(count for count, train in counts if train)
+    return Shape(config, sum(count for count, _ in counts), trained, BYTES.get(saved, 4))
 
 
 def _cache_bytes(config: Any, size: int) -> int:

@@ -18,6 +18,7 @@ from rlad.teacher.align import Layout, layout
 
 TOKENS_PER_BATCH = 16_384
 WEIGHTS = "adapter_model.safetensors"
+ADAPTER = "teacher"  # what the teacher's adapter is called where it shares the student's base
 TILE_BYTES = 64 * 2**20  # of logits in float32 at a time
 
 
@@ -134,7 +135,7 @@ class AdapterTeacher(LocalTeacher):
             )
         training = student.training
         try:
-            student.load_adapter(safe_adapter(adapter), adapter_name="teacher", is_trainable=False)
+            student.load_adapter(safe_adapter(adapter), adapter_name=ADAPTER, is_trainable=False)
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise RladError(f"the adapter {adapter!r} does not fit the student's base: {reason}") from error
@@ -157,7 +158,7 @@ class AdapterTeacher(LocalTeacher):
         training = self.student.training
         self.student.eval()
         try:
-            with use_adapter(self.student, "teacher"):
+            with use_adapter(self.student, ADAPTER):
                 yield
         finally:
             self.student.train(training)

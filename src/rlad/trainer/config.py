@@ -1,6 +1,6 @@
 """The recipe: one YAML file that says what to train, checked whole before any model loads.
 
-    model: embedded:student            # or {path, revision, dtype, attn_implementation, trust_remote_code}
+    model: embedded:student            # or {path, revision, dtype, attn_implementation, trust_remote_code, lora}
     teacher: embedded:teacher          # the same, or served: http://host:port (rlad.trainer.sections); or null
     task: knights_knaves               # or {name: ..., options}, or {prompts: file.jsonl, reward: "module:function"}
     method: {name: rlad, alpha: 0.5}   # or a bare name
@@ -31,7 +31,15 @@ from rlad.errors import RladError
 from rlad.trainer.messages import close_to, model_problems, type_problem, unknown_key
 from rlad.trainer.options import PAPER_DEFAULTS
 from rlad.trainer.rules import conflicts
-from rlad.trainer.sections import ModelSpec, Section, TeacherSpec, expanded_teacher, read_teacher, served
+from rlad.trainer.sections import (
+    Section,
+    SharedBaseSpec,
+    StudentSpec,
+    TeacherSpec,
+    expanded_teacher,
+    read_teacher,
+    served,
+)
 
 if TYPE_CHECKING:
     from rlad.objectives import Method
@@ -87,7 +95,7 @@ class EvaluateSpec(Section):
 class Recipe(Section):
     """A recipe that has passed every check. Make one with `Recipe.resolve` or `Recipe.from_mapping`."""
 
-    model: ModelSpec
+    model: StudentSpec
     teacher: TeacherSpec | None = None
     task: dict[str, Any]
     method: dict[str, Any]
@@ -97,7 +105,7 @@ class Recipe(Section):
     seed: int = Limits(0, ge=0)
 
     SECTIONS: ClassVar[dict[str, type[BaseModel]]] = {
-        "model": ModelSpec,
+        "model": StudentSpec,
         "evaluate": EvaluateSpec,
     }
 
@@ -127,6 +135,11 @@ class Recipe(Section):
         if isinstance(data.get("trainer", {}), dict):
             problems += _trainer_problems(data.get("trainer", {}), method, data.get("teacher") is not None)
             problems += _temperature_problems(data.get("trainer", {}), method, teacher)
+        if recipe is not None and isinstance(teacher, SharedBaseSpec) and recipe.model.lora is None:
+            problems.append(
+                "teacher.adapter: on the student's own base it needs a student that is trained as an adapter too, or "
+                "that base would change: set model.lora, or give the teacher a path"
+            )
         if problems or recipe is None:
             raise RecipeError(problems)
         return recipe

@@ -128,8 +128,8 @@ _ROLLOUTS: dict[str, Option] = {
     ),
     **_works("longest response in tokens; also the denominator of dr_grpo", "max_completion_length"),
     **_works("order of the prompts", "shuffle_dataset data_seed"),
-    **_refused(_OTHER_DISTRIBUTION, 1.0, fields="top_p repetition_penalty"),
-    **_refused(_OTHER_DISTRIBUTION, 0, fields="top_k"),
+    **_works(f"warned about when set: {_OTHER_DISTRIBUTION}", "top_p top_k"),
+    **_refused(_OTHER_DISTRIBUTION, 1.0, fields="repetition_penalty"),
     **_refused(_OTHER_DISTRIBUTION, None, 0.0, fields="min_p"),
     **_passes("except for keys that change what is sampled, which are refused", "generation_kwargs"),
     **_passes("generation by transformers", "cache_implementation pad_to_multiple_of ds3_gather_for_generation"),
@@ -277,6 +277,16 @@ def refusals(values: Mapping[str, Any], prefix: str = "") -> list[str]:
         if name in _SAMPLING_KWARGS and value not in _SAMPLING_KWARGS[name]:
             problems.append(f"{prefix}generation_kwargs.{name}: {_yaml(value)} is refused: {_OTHER_DISTRIBUTION}")
     return problems
+
+
+def cautions(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One sentence for each of `values` that is allowed and rarely meant. prefix: as in `refusals`."""
+    cut = (("top_p", (1, 1.0)), ("top_k", (0, None)))
+    return [
+        f"{prefix}{name}: {_yaml(values[name])}: {_OTHER_DISTRIBUTION}"
+        for name, plain in cut
+        if name in values and values[name] not in plain
+    ]
 
 
 def _yaml(value: Any) -> str:

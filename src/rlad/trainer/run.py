@@ -16,7 +16,7 @@ from rlad.errors import RladError
 from rlad.models import resolve
 from rlad.trainer.config import Recipe
 from rlad.trainer.rules import batches
-from rlad.trainer.sections import ModelSpec, ServerSpec, TeacherSpec, alignment, trained_by
+from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, StudentSpec, TeacherSpec, alignment, trained_by
 
 if TYPE_CHECKING:
     from rlad.evaluation.run import Evaluation
@@ -125,7 +125,7 @@ def _check_same_recipe(recipe: Recipe, path: Path) -> None:
         )
 
 
-def _load(spec: ModelSpec) -> tuple[Any, Any]:
+def _load(spec: StudentSpec) -> tuple[Any, Any]:
     """The student, in float32 unless the recipe says otherwise (as TRL does), and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -173,6 +173,7 @@ def _make_trainer(
         teacher_init_kwargs=recipe.teacher.load_kwargs() if isinstance(recipe.teacher, ModelSpec) else None,
         teacher_alignment=alignment(recipe.teacher),
         callbacks=[StepLine(say), MetricsFile(output / "metrics.jsonl")],
+        peft_config=recipe.model.lora and recipe.model.lora.peft_config(),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -183,6 +184,10 @@ def _teacher(spec: TeacherSpec) -> Any:
     """What RLADTrainer takes as teacher_model."""
     if isinstance(spec, ModelSpec):
         return resolve(spec.path)
+    if isinstance(spec, SharedBaseSpec):
+        from rlad.teacher.local import SharedBase
+
+        return SharedBase(spec.adapter)
     from rlad.teacher.routing import ByTask
     from rlad.teacher.server import ServerTeacher
 
@@ -242,10 +247,13 @@ def _evaluate(
 
 def _save_model(trainer: Any, folder: Path) -> None:
     """The model, its tokenizer and nothing else; a folder of that name is whole or not there."""
+    from rlad.teacher.local import ADAPTER
+
     temporary = folder.with_name(f".{folder.name}")
     trainer.save_model(str(temporary))
     if trainer.is_world_process_zero():
         (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
+        shutil.rmtree(temporary / ADAPTER, ignore_errors=True)  # PEFT saves every adapter, the teacher's too
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
 

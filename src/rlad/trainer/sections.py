@@ -41,16 +41,67 @@ class ModelSpec(Section):
 
     def load_kwargs(self) -> dict[str, Any]:
         """Keyword arguments for from_pretrained: what the recipe says, and nothing for what it leaves open."""
-        return self.model_dump(exclude={"path", "alignment"}, exclude_none=True)
+        return self.model_dump(exclude={"path"}, exclude_none=True)
 
     def __str__(self) -> str:
         return self.path
 
 
-class LocalTeacherSpec(ModelSpec):
-    """A teacher in this process. alignment: of its tokens with the student's (docs/teacher.md)."""
+class LoraSpec(Section):
+    """A LoRA adapter to train in place of the whole student. The names are peft.LoraConfig's, alpha its lora_alpha.
 
+    No dropout: the old policy's log-probs and the student's would differ by its noise.
+    """
+
+    r: int = Limits(16, ge=1)
+    alpha: int = Limits(32, ge=1)
+    target_modules: str | list[str] = "all-linear"
+
+    def peft_config(self) -> Any:
+        """The peft.LoraConfig."""
+        from peft import LoraConfig
+
+        return LoraConfig(r=self.r, lora_alpha=self.alpha, target_modules=self.target_modules, task_type="CAUSAL_LM")
+
+
+class StudentSpec(ModelSpec):
+    """The model that is trained. lora: train an adapter on it, and leave its own weights alone."""
+
+    lora: LoraSpec | None = None
+
+    def load_kwargs(self) -> dict[str, Any]:
+        """As ModelSpec's: the adapter is made later."""
+        return {key: value for key, value in super().load_kwargs().items() if key != "lora"}
+
+
+class LocalTeacherSpec(ModelSpec):
+    """A teacher in this process.
+
+    adapter: a PEFT adapter on it, by hub id or path. device_map: accelerate's, such as "auto" to spread it over the
+    devices there are. quantization: transformers' own, as {quant_method: bitsandbytes, load_in_4bit: true}.
+    alignment: of its tokens with the student's (docs/teacher.md).
+    """
+
+    adapter: str | None = Limits(None, min_length=1)
+    device_map: str | None = Limits(None, min_length=1)
+    quantization: dict[str, Any] | None = Limits(None, min_length=1)
     alignment: Alignment = "tokens"
+
+    def load_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for LocalTeacher.load."""
+        kwargs = super().load_kwargs()
+        kwargs.pop("alignment")
+        quantization = kwargs.pop("quantization", None)
+        return kwargs if quantization is None else {**kwargs, "quantization_config": quantization}
+
+
+class SharedBaseSpec(Section):
+    """A teacher that is an adapter on the student's own base: `rlad.teacher.local.SharedBase`. Needs model.lora."""
+
+    adapter: str = Limits(min_length=1)
+
+    def __str__(self) -> str:
+        return f"{self.adapter} on the student's own base"
 
 
 class ServerSpec(Section):
@@ -89,7 +140,7 @@ class ByTaskSpec(Section):
         return ", ".join(f"{each} for {task}" for task, each in self.by_task.items())
 
 
-TeacherSpec = LocalTeacherSpec | ServerSpec | ByTaskSpec
+TeacherSpec = LocalTeacherSpec | SharedBaseSpec | ServerSpec | ByTaskSpec
 
 
 def expanded_teacher(value: Any) -> Any:
@@ -121,7 +172,12 @@ def read_teacher(data: Any, where: str = "teacher") -> tuple[TeacherSpec | None,
         return _read_by_task(data, where)
     served = "url" in data or "urls" in data
     if not kinds and not served and "path" not in data:
-        return None, [f"{where}: needs path (a model in this process), url or urls (a served one), or by_task"]
+        if data.get("adapter") is not None:
+            return _validated(SharedBaseSpec, data, where)
+        return None, [
+            f"{where}: needs path (a model in this process), url or urls (a served one), by_task, or adapter (on the "
+            "student's own base)"
+        ]
     return _validated(ServerSpec if served and kinds != ["path"] else LocalTeacherSpec, data, where)
 
 
@@ -132,8 +188,8 @@ def _read_by_task(data: Mapping[Any, Any], where: str) -> tuple[TeacherSpec | No
     found, problems = {}, []
     for task, section in teachers.items():
         spec, wrong = read_teacher(section, f"{where}.by_task.{task}")
-        if isinstance(spec, ByTaskSpec) or (spec is None and not wrong):
-            wrong = [f"{where}.by_task.{task}: must be one teacher"]
+        if isinstance(spec, (ByTaskSpec, SharedBaseSpec)) or (spec is None and not wrong):
+            wrong = [f"{where}.by_task.{task}: must be one teacher, by path or url"]
         elif spec is not None and alignment(spec) != "tokens":
             wrong = [f"{where}.by_task.{task}.alignment: must be tokens: spans is for a teacher that scores every task"]
         found[task] = spec

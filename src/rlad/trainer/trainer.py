@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -35,7 +36,7 @@ from rlad.objectives.signals import usable_teacher
 from rlad.teacher import Teacher
 from rlad.teacher.routing import ByTask
 from rlad.teacher.spans import SpansTeacher
-from rlad.trainer.options import PAPER_DEFAULTS
+from rlad.trainer.options import PAPER_DEFAULTS, cautions
 from rlad.trainer.rules import conflicts
 from rlad.trainer.teachers import make_teacher
 from rlad.trainer.trim import BALANCED_LOSSES, balanced, by_length, trimmed
@@ -75,6 +76,8 @@ class RLADConfig(GRPOConfig):
         values = {name: getattr(self, name) for name in GRPOConfig.__dataclass_fields__}
         if found := conflicts(values, method, has_teacher=True, processes=self.world_size):
             raise RladError("; ".join(found))
+        for caution in cautions(values):
+            warnings.warn(caution, stacklevel=3)
 
 
 def method_options(method: Any, epsilon: float, epsilon_high: float | None) -> dict[str, Any]:
