@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from rlad.errors import RladError
 from rlad.evaluation.metrics import accuracy_interval, average_interval, mean_at_k, paired_difference, pass_at_k
+from rlad.files import whole_file
 from rlad.tasks.base import Example, Task
 
 VERSION = 1
@@ -206,24 +206,10 @@ def problem_id(example: Mapping[str, Any]) -> str:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write JSON beside `path` and move it there, so that no reader and no crash ever meets half of it."""
-    target = Path(path)
+    """Write JSON to a file, which is there in full or not at all (`rlad.files.whole_file`)."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise RladError(f"cannot write {target}: {error}") from error
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def _by_difficulty(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
