@@ -62,6 +62,8 @@ OUR_FIELDS: dict[str, tuple[Any, Any]] = {
     "advantage_std": (Literal["population", "sample"], "population"),
     "max_broken_teacher": (float, 0.01),
     "trim_padding": (bool, True),
+    "groups": (Literal["keep", "refill"], "keep"),
+    "refill_rounds": (int, 4),
 }
 
 

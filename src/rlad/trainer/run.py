@@ -210,6 +210,7 @@ def reward_function(task: Task) -> Callable[..., list[float]]:
         texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
         lists = {name: column for name, column in columns.items() if isinstance(column, list)}
         scores = score_all(task, texts, [{name: lists[name][i] for name in lists} for i in range(len(texts))])
+        reward.scores = scores  # type: ignore[attr-defined]  # for RLADTrainer, which knows more than rewards by it
         log_metric("accuracy", sum(score.correct for score in scores) / len(scores))
         return [float(score.value) for score in scores]
 

@@ -36,6 +36,7 @@ from rlad.objectives.signals import usable_teacher
 from rlad.teacher import Teacher
 from rlad.teacher.routing import ByTask
 from rlad.teacher.spans import SpansTeacher
+from rlad.trainer.groups import Counts, Rollouts, refill
 from rlad.trainer.options import PAPER_DEFAULTS, cautions
 from rlad.trainer.rules import conflicts
 from rlad.trainer.teachers import make_teacher
@@ -46,13 +47,15 @@ STATE_FILE = "rlad_state.json"  # written last into a checkpoint: a checkpoint w
 
 @dataclass
 class RLADConfig(GRPOConfig):
-    """trl.GRPOConfig with the paper's defaults (rlad.trainer.options.PAPER_DEFAULTS) and four fields of our own.
+    """trl.GRPOConfig with the paper's defaults (rlad.trainer.options.PAPER_DEFAULTS) and fields of our own.
 
     method: a name ("rlad"), a mapping ({"name": "rlad", "alpha": 0.3}), or a Method of rlad.objectives.
     advantage_std: "population" (RLAD Eq. 1) or "sample" (TRL's, without its 1e-4, for comparisons).
     max_broken_teacher: the largest share of tokens whose teacher log-prob is unusable before the run stops.
     trim_padding: leave padding out of every forward pass that can do without it (rlad.trainer.trim): gradients stay,
         seconds do not.
+    groups: "keep" every group, or "refill" the batch: groups of equal rewards are dropped, and fresh prompts take their
+        place (rlad.trainer.groups), in at most `refill_rounds` further generations.
 
     Raises RladError for options that do not fit the objective (docs/trainer.md has the table).
     """
@@ -65,6 +68,8 @@ class RLADConfig(GRPOConfig):
     advantage_std: str = "population"
     max_broken_teacher: float = 0.01
     trim_padding: bool = True
+    groups: str = "keep"
+    refill_rounds: int = 4
 
     def __post_init__(self) -> None:
         self.method = method_options(self.method, self.epsilon, self.epsilon_high)
@@ -72,7 +77,19 @@ class RLADConfig(GRPOConfig):
         self.epsilon, self.epsilon_high = method.clip_low, method.clip_high
         if self.advantage_std not in ("population", "sample"):
             raise RladError(f"advantage_std must be population or sample, not {self.advantage_std!r}")
+        if self.groups not in ("keep", "refill"):
+            raise RladError(f"groups must be keep or refill, not {self.groups!r}")
+        if self.refill_rounds < 1:
+            raise RladError(
+                f"refill_rounds must be at least 1, not {self.refill_rounds}: to drop no group, groups=keep"
+            )
         super().__post_init__()
+        rows = self.per_device_train_batch_size * self.steps_per_generation
+        if self.groups == "refill" and rows % self.num_generations:
+            raise RladError(
+                f"groups: refill needs whole groups in each process, and {rows} rollouts are no multiple of "
+                f"num_generations = {self.num_generations}"
+            )
         values = {name: getattr(self, name) for name in GRPOConfig.__dataclass_fields__}
         if found := conflicts(values, method, has_teacher=True, processes=self.world_size):
             raise RladError("; ".join(found))
@@ -168,6 +185,8 @@ class RLADTrainer(GRPOTrainer):
         self._spans = teacher_alignment == "spans"
         self._timers = _Timers()
         self._rewards: Tensor | None = None
+        self._scores: list[Any] | None = None
+        self.refilled = Counts()
         self._signals_batch: dict[str, Any] | None = None
         self._broken_teacher, self._scored_tokens, self._zero_variance = 0, 0, 0
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
@@ -190,6 +209,7 @@ class RLADTrainer(GRPOTrainer):
             raise RladError(
                 "a rollout got None from every reward function: each needs a reward to be compared in its group"
             )
+        self._scores = next((list(each.scores) for each in self.reward_funcs if hasattr(each, "scores")), None)
         self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
         return rewards
 
@@ -215,20 +235,30 @@ class RLADTrainer(GRPOTrainer):
         )
 
     def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Any]:
+        made, flat = self.rollouts(inputs)
+        if self.model.training:
+            self._zero_variance += int(flat.sum())
+            if self.args.groups == "refill":
+                made = refill(self, made, flat)
+        batch = made.batch
+        if self.teacher is not None:
+            with self._timers.part("teacher"):
+                self._add_teacher(batch, made.inputs)
+        return batch
+
+    def rollouts(self, inputs: list[dict[str, Any]]) -> tuple[Rollouts, Tensor]:
+        """TRL's batch with the advantages of Eq. 1, and which groups of all processes have none: (groups,) bool."""
         with self._timers.part("rollouts"):
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         with self._timers.part("ours"):
-            self._replace_advantages(batch)
-        if self.teacher is not None:
-            with self._timers.part("teacher"):
-                self._add_teacher(batch, inputs)
-        return batch
+            flat = self._replace_advantages(batch)
+        return Rollouts(batch, list(inputs), self._scores), flat
 
-    def _replace_advantages(self, batch: dict[str, Any]) -> None:
+    def _replace_advantages(self, batch: dict[str, Any]) -> Tensor:
         """Population standard deviation and exact zeros (RLAD Eq. 1) in place of TRL's."""
         group = self.num_generations if self.model.training else self.num_generations_eval
         if self._rewards is None or group < 2:
-            return
+            return torch.zeros(0, dtype=torch.bool)
         scaled = self.scale_rewards != "none"
         everyone = group_advantages(self._rewards, group, self.args.advantage_std if scaled else "none")
         count = batch["advantages"].shape[0]
@@ -236,8 +266,7 @@ class RLADTrainer(GRPOTrainer):
         batch["advantages"] = everyone[start : start + count].to(batch["advantages"])
         flat = zero_variance_groups(self._rewards, group)
         self._metric("zero_variance_groups", float(flat.float().mean()))
-        if self.model.training:
-            self._zero_variance += int(flat.sum())
+        return flat
 
     def _add_teacher(self, batch: dict[str, Any], inputs: list[Any]) -> None:
         assert self.teacher is not None
@@ -385,6 +414,7 @@ class RLADTrainer(GRPOTrainer):
                 "broken_teacher": self._broken_teacher,
                 "scored_tokens": self._scored_tokens,
                 "zero_variance_groups": self._zero_variance,
+                "refilled": asdict(self.refilled),
             }
             (folder / STATE_FILE).write_text(json.dumps(state) + "\n")
 
@@ -394,3 +424,4 @@ class RLADTrainer(GRPOTrainer):
             state = json.loads(path.read_text())
             self._broken_teacher, self._scored_tokens = state["broken_teacher"], state["scored_tokens"]
             self._zero_variance = state["zero_variance_groups"]
+            self.refilled = Counts(**state["refilled"])
