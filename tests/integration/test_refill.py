@@ -14,7 +14,6 @@ import torch
 
 import tiny
 from rlad.errors import RladError
-from rlad.objectives import zero_variance_groups
 from rlad.tasks import Score
 from rlad.trainer.groups import Counts
 from rlad.trainer.trainer import STATE_FILE

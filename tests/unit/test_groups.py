@@ -1,4 +1,4 @@
-"""Dynamic sampling, without a model: which prompts come next, why a group is dropped, and how two batches are joined."""
+"""Dynamic sampling, without a model: the prompts that come next, why a group is dropped, how two batches are joined."""
 
 from __future__ import annotations
 
