@@ -19,13 +19,15 @@ class Score:
     """What a response is worth, and why.
 
     value: the reward. correct: whether the answer is right (what accuracy counts). extracted: the answer that was read
-    out of the response, None where there was none. explanation: one sentence for a person.
+    out of the response, None where there was none. explanation: one sentence for a person. format_ok: whether the
+    response has the form that its task asks for, right or wrong; None where the task does not say.
     """
 
     value: float
     correct: bool
     extracted: str | None
     explanation: str
+    format_ok: bool | None = None
 
 
 @runtime_checkable

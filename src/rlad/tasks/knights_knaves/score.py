@@ -75,11 +75,11 @@ def _check(response: Any, names: Any, solution: Any) -> None:
 def _strict(response: str, names: tuple[str, ...], solution: tuple[bool, ...], _: bool) -> Score:
     start = response.rfind(OPEN, 0, max(response.rfind(CLOSE), 0))
     if start < 0:
-        return Score(0.0, False, None, "there is no <answer>…</answer>")
+        return Score(0.0, False, None, "there is no <answer>…</answer>", False)
     answer = response[start + len(OPEN) : response.find(CLOSE, start)].strip()
-    said, problem = _claims(answer, names)
-    problem = problem or _wrong_roles(said, names, solution)
-    return Score(float(not problem), not problem, answer[:SHOWN], problem or "every role is right")
+    said, unreadable = _claims(answer, names)
+    problem = unreadable or _wrong_roles(said, names, solution)
+    return Score(float(not problem), not problem, answer[:SHOWN], problem or "every role is right", not unreadable)
 
 
 def _claims(answer: str, names: tuple[str, ...]) -> tuple[dict[str, bool], str]:
@@ -137,25 +137,31 @@ def _logic_rl(response: str, names: tuple[str, ...], solution: tuple[bool, ...],
     shown = None if answer is None else answer[:SHOWN]
     if not _tags_in_order(text, (THINK, THINK_END, OPEN, CLOSE)):
         return Score(
-            -3.0, False, shown, "format: <think>, </think>, <answer>, </answer> must each stand once, in this order"
+            -3.0,
+            False,
+            shown,
+            "format: <think>, </think>, <answer>, </answer> must each stand once, in this order",
+            False,
         )
     said = _read(answer, names, _first_claim) if answer and _role_count(answer) == len(names) else None
     if not said:
-        return Score(-1.0, False, shown, "the format is right, the answer cannot be read")
+        return Score(-1.0, False, shown, "the format is right, the answer cannot be read", True)
     problem = _wrong_roles(said, names, solution)
-    return Score(-0.5 if problem else 3.0, not problem, shown, problem or "every role is right")
+    return Score(-0.5 if problem else 3.0, not problem, shown, problem or "every role is right", True)
 
 
 def _logic_rl_eval(response: str, names: tuple[str, ...], solution: tuple[bool, ...], _: bool) -> Score:
     answer = _last_pair(response)
     shown = None if answer is None else answer[:SHOWN]
     if not _tags_in_order(response, (THINK_END, OPEN, CLOSE)) or not answer:
-        return Score(0.0, False, shown, "format: </think>, <answer>, </answer> must each stand once, in this order")
+        return Score(
+            0.0, False, shown, "format: </think>, <answer>, </answer> must each stand once, in this order", False
+        )
     said = _read(answer, names, _first_role_on_line)
     if not said:
-        return Score(0.0, False, shown, "the answer cannot be read")
+        return Score(0.0, False, shown, "the answer cannot be read", True)
     problem = _wrong_roles(said, names, solution)
-    return Score(float(not problem), not problem, shown, problem or "every role is right")
+    return Score(float(not problem), not problem, shown, problem or "every role is right", True)
 
 
 def _last_pair(text: str) -> str | None:
