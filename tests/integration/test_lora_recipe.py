@@ -17,25 +17,10 @@ from rlad.trainer.config import Recipe
 from rlad.trainer.run import train
 
 LORA = {"r": 4, "alpha": 8, "target_modules": ["q_proj", "up_proj"]}
-TASK = """
-from rlad.tasks import Score
-
-class Letters:
-    name = "letters"
-    def train(self):
-        return [{"prompt": [{"role": "user", "content": text}]} for text in ("Who is a knight?", "Carol", "Bob") * 4]
-    def evaluation(self, split="test", count=None):
-        return self.train()[:3]
-    def score(self, response, example):
-        return Score(sum(c.isalpha() for c in response) / max(1, len(response)), True, None, "letters")
-"""
 
 
 @pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "letters_task.py").write_text(TASK)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+def base(tmp_path: Path) -> str:
     return tiny.save(1, tmp_path / "base")
 
 

@@ -16,7 +16,7 @@ import tiny
 from rlad.errors import RladError
 from rlad.tasks import Score
 from rlad.trainer.groups import Counts
-from rlad.trainer.trainer import STATE_FILE
+from rlad.trainer.saving import STATE_FILE
 
 EASY, HARD = tiny.PROMPTS[0], tiny.PROMPTS[1]  # always right, always wrong; the others depend on the response
 

@@ -22,8 +22,8 @@ from rlad.errors import RladError
 from rlad.trainer.config import Recipe
 from rlad.trainer.progress import MetricsFile, StopAtBoundary
 from rlad.trainer.rules import batches
-from rlad.trainer.run import INTERRUPTED, last_checkpoint, train
-from rlad.trainer.trainer import STATE_FILE
+from rlad.trainer.run import INTERRUPTED, train
+from rlad.trainer.saving import STATE_FILE, last_checkpoint
 
 STEPS = 4
 # Several updates use one generated batch: three iterations over it, or two of two halves.

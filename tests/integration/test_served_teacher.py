@@ -20,7 +20,8 @@ from rlad.errors import RladError
 from rlad.teacher.routing import ByTask
 from rlad.teacher.server import ServerTeacher
 from rlad.trainer.config import Recipe
-from rlad.trainer.run import last_checkpoint, train
+from rlad.trainer.run import train
+from rlad.trainer.saving import last_checkpoint
 from stub_teacher import StubTeacher, edited, status
 
 STEPS = 4

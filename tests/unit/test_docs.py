@@ -88,8 +88,9 @@ def test_the_table_of_equations_has_all_of_them() -> None:
 
 
 def test_every_metric_that_the_trainer_logs_is_in_the_documentation() -> None:
-    source = (ROOT / "src" / "rlad" / "trainer" / "trainer.py").read_text(encoding="utf-8")
-    named = set(re.findall(r'self\._metric\("(\w+)"', source)) | set(re.findall(r'parts\["(\w+)"\]', source))
+    folder = ROOT / "src" / "rlad" / "trainer"
+    source = "".join((folder / name).read_text(encoding="utf-8") for name in ("trainer.py", "groups.py"))
+    named = set(re.findall(r'\._metric\("(\w+)"', source)) | set(re.findall(r'parts\["(\w+)"\]', source))
     parts = re.search(r"parts = \{(.*?)\}", source, re.DOTALL)
     assert parts is not None
     named |= set(re.findall(r'"(\w+)":', parts[1]))

@@ -213,6 +213,8 @@ def description(recipe: Recipe) -> list[str]:
         *_steps(arguments),
         *_differences(arguments),
         f"{'evaluate':<10}{_evaluation(recipe)}",
+        *_validation(recipe),
+        *_stages(recipe),
         f"{'output':<10}{_output(recipe.output)}",
         *(f"{'' if i else 'memory':<10}{line}" for i, line in enumerate(memory(recipe))),
     ]
@@ -328,9 +330,27 @@ def _evaluation(recipe: Recipe) -> str:
     )
 
 
+def _validation(recipe: Recipe) -> list[str]:
+    spec = recipe.validate_spec
+    if spec is None:
+        return []
+    best = "; the best model is kept and evaluated" if spec.keep_best else ""
+    return [
+        f"{'validate':<10}every {spec.every} updates: {spec.metric} on {spec.puzzles} problems of the {spec.split} "
+        f"split{' of ' + str(spec.task) if spec.task else ''}, {spec.samples} responses each{best}"
+    ]
+
+
+def _stages(recipe: Recipe) -> list[str]:
+    from rlad.trainer.stages import describe
+
+    lines = [f"{i}: {describe(stage)}" for i, stage in enumerate(recipe.stages, 1)]
+    return [f"{'' if i else 'stages':<10}{line}" for i, line in enumerate(lines)]
+
+
 def _output(folder: str) -> str:
     """The folder, and where a run in it could go on."""
-    from rlad.trainer.run import last_checkpoint
+    from rlad.trainer.saving import last_checkpoint
 
     if not Path(folder).exists():
         return f"{folder} (will be made)"

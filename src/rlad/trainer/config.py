@@ -4,10 +4,11 @@
     teacher: embedded:teacher          # the same, or served: http://host:port (rlad.trainer.sections); or null
     task: knights_knaves               # or {name: ..., options}, or {prompts: file.jsonl, reward: "module:function"}
     method: {name: rlad, alpha: 0.5}   # or a bare name
-    trainer: {max_steps: 40}           # any field of trl.GRPOConfig, and OUR_FIELDS
+    trainer: {max_steps: 40}           # any field of trl.GRPOConfig, OUR_FIELDS, and validate: {every: 20}
     evaluate: {puzzles: 200}           # before and after training; leave it out for no evaluation
     output: runs/mine
     seed: 0
+    stages: [{trainer: {...}}, ...]    # or in one go (rlad.trainer.stages)
 
 Dotted overrides (`method.alpha=0.3`) are read as YAML and win over the file. A value may refer to another: `${seed}`.
 """
@@ -32,19 +33,23 @@ from rlad.trainer.messages import close_to, model_problems, type_problem, unknow
 from rlad.trainer.options import PAPER_DEFAULTS
 from rlad.trainer.rules import conflicts
 from rlad.trainer.sections import (
+    EvaluateSpec,
     Section,
     SharedBaseSpec,
     StudentSpec,
     TeacherSpec,
+    ValidateSpec,
     expanded_teacher,
     read_teacher,
     served,
+    validated,
 )
 
 if TYPE_CHECKING:
     from rlad.objectives import Method
 
 PACKAGED = Path(__file__).parent.parent / "recipes"
+STAGE_KEYS = ("teacher", "task", "method", "trainer", "evaluate")  # what a stage may change, beside the seed
 SHORTHAND = {"model": "path", "task": "name", "method": "name"}
 _EVALUATE = "say it with `evaluate`: TRL's own evaluation needs an eval_dataset, which a recipe cannot name"
 # GRPOConfig fields that a recipe says elsewhere, so that there is one place for each thing.
@@ -76,24 +81,6 @@ class RecipeError(RladError):
         super().__init__(self.problems[0] + (f" (and {more} more: `rlad check` lists them all)" if more else ""))
 
 
-class EvaluateSpec(Section):
-    """Evaluation before and after training.
-
-    puzzles: problems of the held-out split. samples: responses to each. max_new_tokens: None for the trainer's
-    max_completion_length. require_improvement: exit with status 1 when the paired 95 % interval of the accuracy
-    gained is not above 0.
-    """
-
-    puzzles: int = Limits(200, ge=1)
-    split: Literal["test", "validation"] = "test"
-    samples: int = Limits(1, ge=1)
-    temperature: float = Limits(1.0, ge=0, allow_inf_nan=False)
-    top_p: float = Limits(1.0, gt=0, le=1)
-    max_new_tokens: int | None = Limits(None, ge=1)
-    batch_size: int = Limits(128, ge=1)
-    require_improvement: bool = False
-
-
 class Recipe(Section):
     """A recipe that has passed every check. Make one with `Recipe.resolve` or `Recipe.from_mapping`."""
 
@@ -105,6 +92,7 @@ class Recipe(Section):
     evaluate: EvaluateSpec | None = None
     output: str = Limits("runs/rlad", min_length=1)
     seed: int = Limits(0, ge=0)
+    stages: list[dict[str, Any]] = Limits(default_factory=list)
 
     SECTIONS: ClassVar[dict[str, type[BaseModel]]] = {
         "model": StudentSpec,
@@ -144,6 +132,8 @@ class Recipe(Section):
             )
         if problems or recipe is None:
             raise RecipeError(problems)
+        if recipe.stages and (problems := _stage_problems(recipe)):
+            raise RecipeError(problems)
         return recipe
 
     def make_method(self) -> Method:
@@ -156,7 +146,14 @@ class Recipe(Section):
         """GRPOConfig arguments: the paper's, then the recipe's, then those that other parts of the recipe decide."""
         method = self.make_method()
         clip = {"epsilon": method.clip_low, "epsilon_high": method.clip_high}
-        return {**PAPER_DEFAULTS, **clip, **self.trainer, "output_dir": self.output, "seed": self.seed}
+        given = {key: value for key, value in self.trainer.items() if key != "validate"}
+        return {**PAPER_DEFAULTS, **clip, **given, "output_dir": self.output, "seed": self.seed}
+
+    @property
+    def validate_spec(self) -> ValidateSpec | None:
+        """What `trainer.validate` says, None where it is not there."""
+        found, _ = validated(ValidateSpec, self.trainer.get("validate"), "trainer.validate")
+        return found
 
     def to_yaml(self) -> str:
         """The recipe with its overrides and shorthands written out: reading it back gives an equal recipe."""
@@ -287,13 +284,35 @@ def _temperature_problems(trainer: Mapping[Any, Any], method: Method | None, tea
     return [f"trainer.temperature: {temperature!r} does not fit a served teacher: {AT_TEMPERATURE_1}"]
 
 
+def _stage_problems(recipe: Recipe) -> list[str]:
+    from rlad.trainer.stages import stage_recipe
+
+    problems = []
+    if recipe.model.lora is not None:
+        problems.append(
+            "stages: do not fit model.lora: each would put an adapter on the last one's; train them by hand"
+        )
+    for index, stage in enumerate(recipe.stages):
+        where, allowed = f"stages.{index + 1}", [*STAGE_KEYS, "seed"]
+        unknown = [unknown_key(f"{where}.{key}", allowed, "a stage may say") for key in stage if key not in allowed]
+        problems += unknown
+        if not unknown:
+            try:
+                stage_recipe(recipe, index)
+            except RecipeError as error:
+                problems += [f"{where}: {each}" for each in error.problems]
+    return problems
+
+
 def _trainer_problems(trainer: Mapping[Any, Any], method: Method | None, has_teacher: bool) -> list[str]:
     known = trainer_fields()
     problems: list[str] = []
     good: dict[str, Any] = {}
     for key, value in trainer.items():
         dotted = f"trainer.{key}"
-        if key in SAID_ELSEWHERE:
+        if key == "validate":
+            problems += validated(ValidateSpec, value, dotted)[1]
+        elif key in SAID_ELSEWHERE:
             problems.append(f"{dotted}: {SAID_ELSEWHERE[key]}")
         elif key not in known:
             problems.append(unknown_key(dotted, list(known), "any field of trl.GRPOConfig"))

@@ -126,8 +126,9 @@ def refill(trainer: RLADTrainer, made: Rollouts, flat: Tensor) -> Rollouts:
     sums = accelerator.reduce(torch.tensor(counts.over_processes(), device=accelerator.device), reduction="sum")
     counts.set_over_processes(sums.tolist())
     trainer.refilled += counts
-    for name, count in (("rounds", counts.rounds), ("dropped", counts.dropped), ("unfilled", counts.unfilled)):
-        trainer._metric(f"refill_{name}", count)
+    trainer._metric("refill_rounds", counts.rounds)
+    trainer._metric("refill_dropped", counts.dropped)
+    trainer._metric("refill_unfilled", counts.unfilled)
     mask = made.batch["completion_mask"] * made.batch.get("tool_mask", 1)
     made.batch["num_items_in_batch"] = accelerator.gather(mask.sum()).sum()
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,16 @@ COLUMNS = (  # heading, metric, format
 
 
 class StepLine(TrainerCallback):
-    """Prints a line for each logged step: the columns above and the seconds left."""
+    """Prints a line for each logged step: the columns (as COLUMNS above) and the seconds left."""
 
-    def __init__(self, emit: Callable[[str], None] = print) -> None:
-        self.emit, self.started, self.first = emit, 0.0, 0
+    def __init__(
+        self, emit: Callable[[str], None] = print, columns: Sequence[tuple[str, str, str]] = COLUMNS
+    ) -> None:
+        self.emit, self.columns, self.started, self.first = emit, columns, 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started, self.first = time.monotonic(), state.global_step
-        heads = (heading.rjust(max(len(heading), len(form.format(0)))) for heading, _, form in COLUMNS)
+        heads = (heading.rjust(max(len(heading), len(form.format(0)))) for heading, _, form in self.columns)
         self.emit("  ".join(["     step", *heads, "left"]))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -40,7 +42,7 @@ class StepLine(TrainerCallback):
         done = max(1, state.global_step - self.first)
         left = (time.monotonic() - self.started) / done * (state.max_steps - state.global_step)
         cells = [f"{state.global_step:4}/{state.max_steps:<4}"]
-        for heading, metric, form in COLUMNS:
+        for heading, metric, form in self.columns:
             value = logs.get(metric)
             width = max(len(heading), len(form.format(0)))
             cells.append(("-" if value is None else form.format(value)).rjust(width))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -16,13 +15,13 @@ from rlad.errors import RladError
 from rlad.models import resolve
 from rlad.trainer.config import Recipe
 from rlad.trainer.rules import batches
+from rlad.trainer.saving import last_checkpoint, save_model
 from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, StudentSpec, TeacherSpec, alignment, trained_by
 
 if TYPE_CHECKING:
     from rlad.evaluation.run import Evaluation
     from rlad.tasks import Task
 
-FILES = ("recipe.yaml", "metrics.jsonl", "evaluation-before.json", "evaluation-after.json", "summary.json")
 INTERRUPTED, NOT_BETTER = 130, 1
 
 
@@ -34,6 +33,10 @@ def train(recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | No
     Raises RladError for what can be known to fail before the first step, and when there is nothing to resume.
     """
     say = emit or (lambda line: print(line, flush=True))
+    if recipe.stages:
+        from rlad.trainer.stages import train_stages
+
+        return train_stages(recipe, resume, say)
     _quiet()
     from rlad.tasks import load_task
 
@@ -58,6 +61,7 @@ def train(recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | No
     trainer = _make_trainer(recipe, task, examples, model, tokenizer, teacher, output, say)
     stop = StopAtBoundary(batches(vars(trainer.args), trainer.args.world_size).boundary, say)
     trainer.add_callback(stop)
+    validation = _validation(recipe, task, trainer, output, say)
     before = _evaluate(recipe, task, trainer, output / "evaluation-before.json", "before", say)
     started = time.monotonic()
     with stop.listening():
@@ -66,11 +70,12 @@ def train(recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | No
         say(f"stopped after step {trainer.state.global_step}; go on with: rlad train {output / 'recipe.yaml'} --resume")
         return INTERRUPTED
     seconds = time.monotonic() - started
-    _save_model(trainer, output / "model")
-    after = _evaluate(recipe, task, trainer, output / "evaluation-after.json", "after", say)
+    save_model(trainer, output / "model")
+    model, step = _best(recipe, validation, trainer, say)
+    after = _evaluate(recipe, task, trainer, output / "evaluation-after.json", "after", say, model)
     if torch.distributed.is_initialized() and not trainer.is_world_process_zero():
         return 0
-    return _finish(recipe, output, before, after, seconds, trainer.state.global_step, say)
+    return _finish(recipe, output, before, after, seconds, (trainer.state.global_step, step), say)
 
 
 def _quiet() -> None:
@@ -91,13 +96,10 @@ def _start(recipe: Recipe, output: Path, resume: bool, say: Callable[[str], None
         found = last_checkpoint(output / "checkpoints")
         if found is None:
             raise RladError(f"there is no whole checkpoint in {output / 'checkpoints'}: start again without --resume")
-        _check_same_recipe(recipe, output / "recipe.yaml")
+        check_same_recipe(recipe, output / "recipe.yaml")
         say(f"going on from {found}")
         return found
-    if any((output / name).exists() for name in (*FILES, "checkpoints", "model")):
-        aside = output.with_name(f"{output.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        output.rename(aside)
-        say(f"{output} held an earlier run: it is now {aside}")
+    set_aside(output, say)
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -106,15 +108,16 @@ def _start(recipe: Recipe, output: Path, resume: bool, say: Callable[[str], None
     return None
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: one that a kill cut short lacks the file that is written last."""
-    from rlad.trainer.trainer import STATE_FILE
+def set_aside(output: Path, say: Callable[[str], None]) -> None:
+    """Rename a folder that holds a run, so that another can be made there and nothing is lost."""
+    if (output / "recipe.yaml").exists():
+        aside = output.with_name(f"{output.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        output.rename(aside)
+        say(f"{output} held an earlier run: it is now {aside}")
 
-    whole = [path for path in folder.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
-
-def _check_same_recipe(recipe: Recipe, path: Path) -> None:
+def check_same_recipe(recipe: Recipe, path: Path) -> None:
+    """Raises RladError that names what differs between the recipe and the one that a run was started with."""
     ours, theirs = recipe.model_dump(), yaml.safe_load(path.read_text(encoding="utf-8"))
     for each in (ours, theirs):  # a server may have moved
         each["teacher"] = trained_by(each.get("teacher"))
@@ -219,44 +222,47 @@ def reward_function(task: Task) -> Callable[..., list[float]]:
 
 
 def _evaluate(
-    recipe: Recipe, task: Task, trainer: Any, path: Path, when: str, say: Callable[[str], None]
+    recipe: Recipe, task: Task, trainer: Any, path: Path, when: str, say: Callable[[str], None], model: Any = None
 ) -> Evaluation | None:
-    from rlad.evaluation.run import Evaluation, evaluate
+    """The evaluation that the recipe asks for, of the student as it is or of another model."""
+    from rlad.evaluation.run import Evaluation
+    from rlad.trainer.validate import evaluated
 
     spec = recipe.evaluate
     if spec is None or not trainer.is_world_process_zero():
         return None
     if path.is_file():  # made before an interruption
         return Evaluation.load(path)
-    problems = task.evaluation(spec.split, spec.puzzles)
+    problems = list(task.evaluation(spec.split, spec.puzzles))
     say(f"evaluating {when} training on {len(problems)} held-out problems")
-    result = evaluate(
-        trainer.accelerator.unwrap_model(trainer.model),
-        trainer.processing_class,
-        problems,
-        task,
-        samples=spec.samples,
-        temperature=spec.temperature,
-        top_p=spec.top_p,
-        max_new_tokens=spec.max_new_tokens or trainer.args.max_completion_length,
-        seed=recipe.seed,
-        batch_size=spec.batch_size,
-    )
+    result = evaluated(trainer, task, problems, spec, recipe.seed, model)
     result.save(path)
     return result
 
 
-def _save_model(trainer: Any, folder: Path) -> None:
-    """The model, its tokenizer and nothing else; a folder of that name is whole or not there."""
-    from rlad.teacher.local import ADAPTER
+def _validation(recipe: Recipe, task: Task, trainer: Any, output: Path, say: Callable[[str], None]) -> Any:
+    """The callback that validates while training, None where the recipe asks for none."""
+    from rlad.tasks import load_task
+    from rlad.trainer.validate import Validation
 
-    temporary = folder.with_name(f".{folder.name}")
-    trainer.save_model(str(temporary))
-    if trainer.is_world_process_zero():
-        (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
-        shutil.rmtree(temporary / ADAPTER, ignore_errors=True)  # PEFT saves every adapter, the teacher's too
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+    spec = recipe.validate_spec
+    if spec is None:
+        return None
+    made = Validation(trainer, load_task(spec.task) if spec.task else task, spec, output, recipe.seed, say)
+    trainer.add_callback(made)
+    return made
+
+
+def _best(recipe: Recipe, validation: Any, trainer: Any, say: Callable[[str], None]) -> tuple[Any, int | None]:
+    """(model, step) of the best validation, to be evaluated in the place of the last; (None, None) where it is that."""
+    from transformers import AutoModelForCausalLM
+
+    row = None if validation is None or not recipe.validate_spec.keep_best else validation.best_row()  # type: ignore[union-attr]
+    if row is None or row["step"] == trainer.state.global_step:
+        return None, None
+    say(f"the best validation was at step {row['step']}: that model is evaluated")
+    model = AutoModelForCausalLM.from_pretrained(validation.best, dtype=next(trainer.model.parameters()).dtype)
+    return model.to(trainer.accelerator.device), row["step"]
 
 
 def _finish(
@@ -265,13 +271,17 @@ def _finish(
     before: Evaluation | None,
     after: Evaluation | None,
     seconds: float,
-    steps: int,
+    steps: tuple[int, int | None],
     say: Callable[[str], None],
 ) -> int:
+    """steps: (all of them, the one after which the evaluated model was the best, None where that is the last)."""
     from rlad.evaluation.run import compare, write_json
     from rlad.report.curve import learning_curve, read_metrics
 
-    summary: dict[str, Any] = {"recipe": recipe.model_dump(), "steps": steps, "seconds": seconds, **environment()}
+    done, best = steps
+    summary: dict[str, Any] = {"recipe": recipe.model_dump(), "steps": done, "seconds": seconds, **environment()}
+    if recipe.validate_spec is not None:
+        summary["evaluated_step"] = done if best is None else best
     better = True
     if before is not None and after is not None:
         rows = compare(before, after)
@@ -283,14 +293,17 @@ def _finish(
     label = recipe.method["name"]
     learning_curve({label: [metrics]}, output / "learning_curve.png", metric, f"{label}: training {metric}")
     write_json(output / "summary.json", summary)
-    say(f"\n{steps} steps in {seconds:.0f} s. Written:")
+    say(f"\n{done} steps in {seconds:.0f} s. Written:")
     for name, what in (
         ("model", "the student, for AutoModelForCausalLM.from_pretrained"),
+        ("best", "the same after the best validation"),
         ("metrics.jsonl", "every step"),
+        ("validation.jsonl", "every validation"),
         ("learning_curve.png", "the learning curve"),
         ("summary.json", "this table, the recipe and the environment"),
     ):
-        say(f"  {output / name}  ({what})")
+        if (output / name).exists():
+            say(f"  {output / name}  ({what})")
     if recipe.evaluate is not None and recipe.evaluate.require_improvement and not better:
         say("not better: the 95 % interval of the accuracy gained is not above 0")
         return NOT_BETTER

@@ -1,17 +1,16 @@
-"""The sections of a recipe that name models: `model`, and the many forms of `teacher`.
+"""The sections of a recipe: `model`, the many forms of `teacher`, `evaluate`, and `trainer.validate`.
 
-    teacher: embedded:teacher                       # here: a path or hub id, or {path, revision, alignment, ...}
-    teacher: http://host:port                       # served by vLLM, or {url or urls, model, api_key_env, ...}
-    teacher: {by_task: {math: ..., logic: ...}}     # one for each value of the column `task`, each any of the above
+teacher: embedded:teacher                       # here: a path or hub id, or {path, revision, alignment, ...}
+teacher: http://host:port                       # served by vLLM, or {url or urls, model, api_key_env, ...}
+teacher: {by_task: {math: ..., logic: ...}}     # one for each value of the column `task`, each any of the above
 
-The last two are for teachers alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic import Field as Limits
@@ -143,6 +142,61 @@ class ByTaskSpec(Section):
 TeacherSpec = LocalTeacherSpec | SharedBaseSpec | ServerSpec | ByTaskSpec
 
 
+class GenerationSpec(Section):
+    """Held-out problems and how they are answered.
+
+    puzzles: how many. samples: responses to each. max_new_tokens: None for the trainer's max_completion_length.
+    """
+
+    puzzles: int = Limits(200, ge=1)
+    samples: int = Limits(1, ge=1)
+    temperature: float = Limits(1.0, ge=0, allow_inf_nan=False)
+    top_p: float = Limits(1.0, gt=0, le=1)
+    max_new_tokens: int | None = Limits(None, ge=1)
+    batch_size: int = Limits(128, ge=1)
+
+
+class EvaluateSpec(GenerationSpec):
+    """Evaluation before and after training.
+
+    require_improvement: exit with status 1 when the paired 95 % interval of the accuracy gained is not above 0.
+    """
+
+    split: Literal["test", "validation"] = "test"
+    require_improvement: bool = False
+
+
+class ValidateSpec(GenerationSpec):
+    """Validation while training (rlad.trainer.validate).
+
+    every: so many updates; also before the first and after the last. task: another than the recipe's, by name or with
+    options. metric: mean "accuracy" over samples, "pass" at least one of the samples (pass@samples), or "reward".
+    keep_best: keep the model with the best metric, and evaluate that one after training.
+    """
+
+    every: int = Limits(ge=1)
+    task: str | dict[str, Any] | None = None
+    split: Literal["test", "validation"] = "validation"
+    metric: Literal["accuracy", "pass", "reward"] = "accuracy"
+    keep_best: bool = True
+    puzzles: int = Limits(100, ge=1)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def validated(kind: type[S], data: Any, where: str) -> tuple[S | None, list[str]]:
+    """`data` as a section, or None with a sentence for each thing that is wrong in it. None stays None."""
+    if data is None:
+        return None, []
+    if not isinstance(data, Mapping):
+        return None, [f"{where}: must be a mapping, not {data!r}"]
+    try:
+        return kind.model_validate(dict(data)), []
+    except ValidationError as error:
+        return None, model_problems(error, kind, {}, f"{where}.")
+
+
 def expanded_teacher(value: Any) -> Any:
     """A bare URL as {url: ...}, another text as {path: ...}; anything else unchanged."""
     if not isinstance(value, str):
@@ -173,12 +227,12 @@ def read_teacher(data: Any, where: str = "teacher") -> tuple[TeacherSpec | None,
     served = "url" in data or "urls" in data
     if not kinds and not served and "path" not in data:
         if data.get("adapter") is not None:
-            return _validated(SharedBaseSpec, data, where)
+            return _teacher_of(SharedBaseSpec, data, where)
         return None, [
             f"{where}: needs path (a model in this process), url or urls (a served one), by_task, or adapter (on the "
             "student's own base)"
         ]
-    return _validated(ServerSpec if served and kinds != ["path"] else LocalTeacherSpec, data, where)
+    return _teacher_of(ServerSpec if served and kinds != ["path"] else LocalTeacherSpec, data, where)
 
 
 def _read_by_task(data: Mapping[Any, Any], where: str) -> tuple[TeacherSpec | None, list[str]]:
@@ -194,16 +248,13 @@ def _read_by_task(data: Mapping[Any, Any], where: str) -> tuple[TeacherSpec | No
             wrong = [f"{where}.by_task.{task}.alignment: must be tokens: spans is for a teacher that scores every task"]
         found[task] = spec
         problems += wrong
-    return (None, problems) if problems else _validated(ByTaskSpec, {**data, "by_task": found}, where)
+    return (None, problems) if problems else _teacher_of(ByTaskSpec, {**data, "by_task": found}, where)
 
 
-def _validated(kind: type[TeacherSpec], data: Mapping[Any, Any], where: str) -> tuple[TeacherSpec | None, list[str]]:
-    try:
-        spec = kind.model_validate(dict(data))
-    except ValidationError as error:
-        return None, model_problems(error, kind, {}, f"{where}.")
+def _teacher_of(kind: type[Any], data: Mapping[Any, Any], where: str) -> tuple[TeacherSpec | None, list[str]]:
+    spec, problems = validated(kind, data, where)
     if not isinstance(spec, ServerSpec):
-        return spec, []
+        return spec, problems
     if not spec.addresses:
         return None, [f"{where}: a served teacher needs url or urls"]
     if spec.alignment == "spans" and spec.tokenizer is None:

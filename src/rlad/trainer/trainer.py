@@ -39,10 +39,9 @@ from rlad.teacher.spans import SpansTeacher
 from rlad.trainer.groups import Counts, Rollouts, refill
 from rlad.trainer.options import PAPER_DEFAULTS, cautions
 from rlad.trainer.rules import conflicts
+from rlad.trainer.saving import STATE_FILE
 from rlad.trainer.teachers import make_teacher
 from rlad.trainer.trim import BALANCED_LOSSES, balanced, by_length, trimmed
-
-STATE_FILE = "rlad_state.json"  # written last into a checkpoint: a checkpoint without it is not whole
 
 
 @dataclass

@@ -1,0 +1,39 @@
+"""What a run leaves on the disk: checkpoints to go on from, and models to use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STATE_FILE = "rlad_state.json"  # written last into a checkpoint: a checkpoint without it is not whole
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: one that a kill cut short lacks the file that is written last."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def save_model(trainer: Any, folder: Path, notes: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """The model, its tokenizer and `notes` (file name to JSON); a folder of that name is whole or not there.
+
+    Called in every process, since a sharded model is gathered from all of them.
+    """
+    from rlad.teacher.local import ADAPTER
+
+    temporary, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}.old")
+    trainer.save_model(str(temporary))
+    if not trainer.is_world_process_zero():
+        return
+    (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
+    shutil.rmtree(temporary / ADAPTER, ignore_errors=True)  # PEFT saves every adapter, the teacher's too
+    for name, content in (notes or {}).items():
+        (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)  # renamed and not removed first: whatever happens, a whole one is there
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

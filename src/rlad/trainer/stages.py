@@ -1,0 +1,116 @@
+"""Training in stages: each goes on from the last one's model with other settings (a longer context, more people, ...).
+
+Skywork-OR1 (arXiv 2505.22312) lengthens the context so; a curriculum of puzzles, or opd before grpo, is said alike:
+
+    stages:
+      - {task: {people: [2, 3]}, trainer: {max_steps: 20}}
+      - {task: {people: [4, 5]}, trainer: {max_steps: 20, max_completion_length: 768}, method: grpo}
+
+A stage says what differs from the recipe around it. The optimiser and its schedule begin anew in each.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlad.errors import RladError
+from rlad.trainer.config import STAGE_KEYS, Recipe
+
+FOLDER = "stage-{}"
+
+
+def stage_recipe(recipe: Recipe, index: int, model: str | None = None) -> Recipe:
+    """The recipe of one stage (from 0). model: what it starts from, None for the recipe's own."""
+    data = recipe.model_dump()
+    stage = data.pop("stages")[index]
+    data = merged(data, stage)
+    data["output"] = str(Path(recipe.output) / FOLDER.format(index + 1))
+    data["seed"] = stage.get("seed", recipe.seed + index)  # or every stage would draw the same puzzles again
+    if model is not None:
+        data["model"] = {**data["model"], "path": model, "revision": None}
+    return Recipe.from_mapping(data)
+
+
+def merged(recipe: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's data with a stage's put in. A section is merged key by key, but a teacher and what has another name
+    (a method, a task) takes the place of the whole section."""
+    data = dict(recipe)
+    for key in STAGE_KEYS:
+        if key not in stage:
+            continue
+        ours, theirs = data.get(key), stage[key]
+        if isinstance(theirs, str) and key in ("method", "task"):
+            theirs = {"name": theirs}
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping) and key != "teacher":
+            same = key in ("trainer", "evaluate") or theirs.get("name", ours.get("name")) == ours.get("name")
+            theirs = {**ours, **theirs} if same else theirs
+        data[key] = theirs
+    return data
+
+
+def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> int:
+    """Train every stage in turn, below recipe.output. Returns the status of the last that ran.
+
+    resume: finished stages are passed over, and the one that was interrupted goes on. Raises as rlad.trainer.run.train.
+    """
+    from rlad.evaluation.run import write_json
+    from rlad.trainer.run import INTERRUPTED, check_same_recipe, set_aside, train
+    from rlad.trainer.saving import last_checkpoint
+
+    output = Path(recipe.output)
+    written = output / "recipe.yaml"
+    if resume:
+        if not written.is_file():
+            raise RladError(f"there is no run in {output} to go on with: start without --resume")
+        check_same_recipe(recipe, written)
+    else:
+        set_aside(output, say)
+        output.mkdir(parents=True, exist_ok=True)
+        written.write_text(recipe.to_yaml(), encoding="utf-8")
+    model, status, last = None, 0, None
+    for index in range(len(recipe.stages)):
+        stage = stage_recipe(recipe, index, model)
+        folder = Path(stage.output)
+        if not (folder / "summary.json").is_file():
+            say(f"stage {index + 1} of {len(recipe.stages)}: {describe(recipe.stages[index])}")
+            again = last_checkpoint(folder / "checkpoints") is not None
+            if not again:
+                set_aside(folder, say)
+                _take_over(stage, last)
+            status = train(stage, resume=again, emit=say)
+            if status == INTERRUPTED:
+                return status
+        model = str(folder / ("best" if (folder / "best").is_dir() else "model"))
+        last = stage
+    write_json(output / "summary.json", {"recipe": recipe.model_dump(), "stages": len(recipe.stages), "model": model})
+    say(f"all {len(recipe.stages)} stages are done: the model is {model}")
+    return status
+
+
+def describe(stage: Mapping[str, Any]) -> str:
+    """What a stage changes, in a line."""
+    parts = []
+    for key in (*STAGE_KEYS, "seed"):
+        if key in stage:
+            value = stage[key]
+            inner = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+            parts.append(f"{key} {inner}")
+    return "; ".join(parts) or "as the recipe"
+
+
+def _take_over(stage: Recipe, last: Recipe | None) -> None:
+    """What was evaluated after the last stage is this one's evaluation before, where the problems are the same."""
+    from rlad.tasks import load_task
+
+    if last is None or stage.evaluate is None or stage.evaluate != last.evaluate:
+        return
+    ours, theirs = (
+        load_task(each.task).evaluation(stage.evaluate.split, stage.evaluate.puzzles) for each in (stage, last)
+    )
+    found, target = Path(last.output) / "evaluation-after.json", Path(stage.output) / "evaluation-before.json"
+    if list(ours) == list(theirs) and found.is_file() and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found, target)

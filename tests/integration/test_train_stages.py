@@ -1,0 +1,100 @@
+"""A run in stages: each starts from the last one's weights, an interrupted one goes on, nothing is trained twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from rlad.errors import RladError
+from rlad.trainer.config import Recipe
+from rlad.trainer.run import train
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Recipe:
+    data = {
+        "model": tiny.save(1, tmp_path / "base"),
+        "task": "letters_task:Letters",
+        "method": "grpo",
+        "trainer": {
+            "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "logging_steps": 1, "learning_rate": 1e-2,
+            "num_generations": tiny.GROUP, "per_device_train_batch_size": 2 * tiny.GROUP, "max_steps": 2,
+            "max_completion_length": tiny.RESPONSE, "save_strategy": "steps", "save_steps": 1,
+        },
+        "evaluate": {"puzzles": 4, "batch_size": 4},
+        "output": str(tmp_path / "run"),
+        "stages": [{}, {"trainer": {"max_completion_length": 2 * tiny.RESPONSE}}, {"evaluate": {"puzzles": 2}}],
+    }  # fmt: skip
+    return Recipe.from_mapping(data)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def same(one: Path, other: Path) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_each_stage_goes_on_from_the_last(made: Recipe, tmp_path: Path) -> None:
+    lines: list[str] = []
+    assert train(made, emit=lines.append) == 0
+    run = tmp_path / "run"
+    for index, before in ((1, made.model.path), (2, run / "stage-1" / "model"), (3, run / "stage-2" / "model")):
+        assert Recipe.resolve(str(run / f"stage-{index}" / "recipe.yaml")).model.path == str(before)
+        assert not same(run / f"stage-{index}" / "model", Path(before))
+    metrics = [json.loads(line) for line in (run / "stage-2" / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["completions/max_length"] for row in metrics) == 2 * tiny.RESPONSE
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["stages"] == 3 and summary["model"] == str(run / "stage-3" / "model")
+    # The same problems are not evaluated twice: after the first stage is before the second. Others are.
+    files = [
+        (run / f"stage-{i}" / f"evaluation-{when}.json").read_text() for i in (1, 2, 3) for when in ("before", "after")
+    ]
+    assert files[1] == files[2] and files[3] != files[4]
+    assert sum("evaluating before" in line for line in lines) == 2
+    # To start again sets the whole run aside.
+    train(made, emit=lines.append)
+    assert len(list(tmp_path.glob("run.*"))) == 1
+
+
+def test_an_interrupted_run_goes_on_where_it_was(made: Recipe, tmp_path: Path) -> None:
+    train(made, emit=lambda line: None)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    shutil.copytree(run, whole)
+    # As a kill in the second stage leaves it: one checkpoint, nothing after.
+    shutil.rmtree(run / "stage-3")
+    (run / "summary.json").unlink()
+    for path in (run / "stage-2").iterdir():
+        if path.name not in ("recipe.yaml", "evaluation-before.json", "metrics.jsonl", "checkpoints"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(run / "stage-2" / "checkpoints" / "checkpoint-2")
+    untouched = (run / "stage-1" / "summary.json").stat().st_mtime_ns
+    lines: list[str] = []
+    assert train(made, resume=True, emit=lines.append) == 0
+    assert (run / "stage-1" / "summary.json").stat().st_mtime_ns == untouched
+    assert any("going on from" in line and "stage-2" in line for line in lines)
+    for index in (2, 3):
+        assert same(run / f"stage-{index}" / "model", whole / f"stage-{index}" / "model")
+    # A stage that had no checkpoint yet starts again.
+    shutil.rmtree(run / "stage-3" / "checkpoints")
+    (run / "stage-3" / "summary.json").unlink()
+    assert train(made, resume=True, emit=lines.append) == 0
+    assert same(run / "stage-3" / "model", whole / "stage-3" / "model")
+
+
+def test_what_cannot_go_on_is_refused(made: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RladError, match="there is no run in"):
+        train(made, resume=True, emit=lambda line: None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(made.model_copy(update={"seed": 3}).to_yaml())
+    with pytest.raises(RladError, match="seed differ from the run to be resumed"):
+        train(made, resume=True, emit=lambda line: None)

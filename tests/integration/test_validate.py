@@ -1,0 +1,145 @@
+"""Validation while training: it changes nothing in training, the best model is kept, and resuming goes on with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from rlad.errors import RladError
+from rlad.evaluation.run import Evaluation
+from rlad.trainer.config import Recipe, RecipeError
+from rlad.trainer.run import train
+from rlad.trainer.validate import read_history
+
+VALIDATE = {"every": 2, "puzzles": 4, "samples": 2, "batch_size": 8, "metric": "reward"}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return tiny.save(1, tmp_path / "base")
+
+
+def recipe(base: str, output: Path, validate: dict[str, Any] | None, **trainer: Any) -> Recipe:
+    options = {
+        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "logging_steps": 1, "learning_rate": 3e-2,
+        "num_generations": tiny.GROUP, "per_device_train_batch_size": 2 * tiny.GROUP, "max_steps": 5,
+        "max_completion_length": tiny.RESPONSE, "save_strategy": "steps", "save_steps": 1,
+    }  # fmt: skip
+    data = {
+        "model": base,
+        "teacher": None,
+        "task": "letters_task:Letters",
+        "method": "grpo",
+        "trainer": options | trainer | ({} if validate is None else {"validate": validate}),
+        "evaluate": {"puzzles": 4, "batch_size": 4},
+        "output": str(output),
+    }
+    return Recipe.from_mapping(data)
+
+
+def quietly(recipe: Recipe, **options: Any) -> list[str]:
+    lines: list[str] = []
+    assert train(recipe, emit=lines.append, **options) == 0
+    return lines
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def same(one: Path, other: Path) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_it_is_made_in_time_and_changes_nothing_in_training(base: str, tmp_path: Path) -> None:
+    quietly(recipe(base, tmp_path / "without", None))
+    quietly(recipe(base, tmp_path / "with", VALIDATE))
+    assert same(tmp_path / "without" / "model", tmp_path / "with" / "model")
+    rows = read_history(tmp_path / "with" / "validation.jsonl")
+    assert [row["step"] for row in rows] == [0, 2, 4, 5]
+    logged = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["step"]: row.get("validation/reward") for row in logged} == {
+        # What is validated before the first update and after the last has no line of its own.
+        1: rows[0]["value"], 2: rows[1]["value"], 3: None, 4: rows[2]["value"], 5: None,
+    }  # fmt: skip
+
+
+def test_the_best_is_kept_named_and_evaluated(base: str, tmp_path: Path) -> None:
+    """A learning rate that ruins the model: the best is an early one, and what is evaluated after training is that."""
+    lines = quietly(recipe(base, tmp_path / "run", VALIDATE, learning_rate=1.0, max_grad_norm=100.0))
+    run = tmp_path / "run"
+    rows = read_history(run / "validation.jsonl")
+    best = max(rows, key=lambda row: row["value"])
+    assert best["step"] < 5
+    assert json.loads((run / "best" / "validation.json").read_text()) == best
+    kept = run / "checkpoints" / f"checkpoint-{best['step']}" if best["step"] else Path(base)
+    assert same(run / "best", kept) and not same(run / "best", run / "model")
+    assert json.loads((run / "summary.json").read_text())["evaluated_step"] == best["step"]
+    assert any(f"the best validation was at step {best['step']}" in line for line in lines)
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+    # The evaluation is of that model: at step 0 it is the one before training, over again.
+    if best["step"] == 0:
+        before, after = (Evaluation.load(run / f"evaluation-{when}.json") for when in ("before", "after"))
+        assert [p.responses for p in before.problems] == [p.responses for p in after.problems]
+
+
+def test_without_keep_best_the_last_is_evaluated(base: str, tmp_path: Path) -> None:
+    quietly(recipe(base, tmp_path / "run", VALIDATE | {"keep_best": False}, learning_rate=1.0))
+    assert not (tmp_path / "run" / "best").exists()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["evaluated_step"] == 5
+
+
+def test_a_resumed_run_has_the_same_history_and_the_same_best(base: str, tmp_path: Path) -> None:
+    made = recipe(base, tmp_path / "run", VALIDATE)
+    quietly(made)
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "run", whole)
+    # As a kill after step 3 leaves it, with a half-written line at the end.
+    for name in ("summary.json", "evaluation-after.json"):
+        (tmp_path / "run" / name).unlink()
+    for step in (4, 5):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"checkpoint-{step}")
+    with (tmp_path / "run" / "validation.jsonl").open("a") as file:
+        file.write('{"step": 6, "val')
+    quietly(made, resume=True)
+    assert read_history(tmp_path / "run" / "validation.jsonl") == read_history(whole / "validation.jsonl")
+    assert same(tmp_path / "run" / "best", whole / "best") and same(tmp_path / "run" / "model", whole / "model")
+
+
+def test_another_task_may_validate(base: str, tmp_path: Path) -> None:
+    task = {"name": "letters_task:Letters", "first": 2}
+    quietly(recipe(base, tmp_path / "run", VALIDATE | {"task": task, "metric": "pass", "puzzles": 2}))
+    rows = read_history(tmp_path / "run" / "validation.jsonl")
+    assert all(row["value"] == row["pass"] >= row["accuracy"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("validate", "words"),
+    [
+        ({"puzzles": 4}, "trainer.validate.every"),
+        ({"every": 0}, "trainer.validate.every: should be greater than or equal to 1"),
+        ({"every": 2, "metric": "aime"}, "trainer.validate.metric"),
+        ({"every": 2, "best": True}, "trainer.validate.best: unknown key"),
+        (20, "trainer.validate: must be a mapping, not 20"),
+    ],
+)
+def test_mistakes_are_named(validate: Any, words: str, base: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as error:
+        recipe(base, tmp_path, validate)
+    assert words in error.value.problems[0]
+
+
+def test_a_note_that_is_not_ours_is_named(base: str, tmp_path: Path) -> None:
+    made = recipe(base, tmp_path / "run", VALIDATE)
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    (tmp_path / "run" / "best" / "validation.json").write_text("{}")
+    with pytest.raises(RladError, match="is not what rlad wrote"):
+        train(made, emit=lambda line: None)

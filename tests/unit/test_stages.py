@@ -1,0 +1,102 @@
+"""Stages of a recipe: what each one says, and what is refused. No model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlad.cli.main import main
+from rlad.trainer.config import Recipe, RecipeError
+from rlad.trainer.stages import describe, stage_recipe
+
+BASE: dict[str, Any] = {
+    "model": {"path": "org/student", "revision": "abc", "dtype": "bfloat16"},
+    "teacher": {"path": "org/teacher", "dtype": "bfloat16"},
+    "task": {"name": "knights_knaves", "people": [2, 3], "depth": 3},
+    "method": {"name": "rlad", "alpha": 0.3},
+    "trainer": {"max_steps": 10, "learning_rate": 1e-5, "use_cpu": True, "bf16": False},
+    "evaluate": {"puzzles": 20},
+    "output": "runs/mine",
+    "seed": 5,
+}
+
+
+def stages(*each: dict[str, Any], **more: Any) -> Recipe:
+    return Recipe.from_mapping(BASE | {"stages": list(each)} | more)
+
+
+def test_a_stage_says_what_differs() -> None:
+    made = stages({"task": {"people": [4]}, "trainer": {"max_completion_length": 99}}, {"method": {"alpha": 0.7}})
+    first, second = stage_recipe(made, 0), stage_recipe(made, 1, "runs/mine/stage-1/model")
+    assert first.task == {"name": "knights_knaves", "people": [4], "depth": 3}
+    assert first.trainer == BASE["trainer"] | {"max_completion_length": 99}
+    assert first.method == {"name": "rlad", "alpha": 0.3} and first.model.path == "org/student"
+    assert (first.output, second.output) == ("runs/mine/stage-1", "runs/mine/stage-2")
+    assert (first.seed, second.seed) == (5, 6)
+    assert second.method == {"name": "rlad", "alpha": 0.7} and second.task == BASE["task"]
+    assert second.model.model_dump(exclude={"path"}) == first.model.model_dump(exclude={"path"}) | {"revision": None}
+    assert second.model.path == "runs/mine/stage-1/model"
+    assert not first.stages
+
+
+def test_another_name_takes_the_whole_section() -> None:
+    """An alpha is no option of grpo, and people none of another task."""
+    made = stages(
+        {"method": "grpo", "teacher": None},
+        {"method": {"name": "kdrl", "coefficient": 0.1}},
+        {"task": "mine:Task", "evaluate": None, "seed": 9},
+        {"teacher": "http://host:8000"},
+    )
+    one, two, three, four = (stage_recipe(made, i) for i in range(4))
+    assert one.method == {"name": "grpo"} and one.teacher is None
+    assert two.method == {"name": "kdrl", "coefficient": 0.1}
+    assert three.task == {"name": "mine:Task"} and three.evaluate is None and three.seed == 9
+    assert str(four.teacher) == "http://host:8000"
+
+
+def test_a_recipe_with_stages_reads_back_the_same(tmp_path: Path) -> None:
+    made = stages({"task": {"people": [4]}}, {"method": "grpo"})
+    path = tmp_path / "mine.yaml"
+    path.write_text(made.to_yaml(), encoding="utf-8")
+    assert Recipe.resolve(str(path)) == made
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ({"trainer": {"max_stps": 3}}, "stages.1: trainer.max_stps: unknown key"),
+        ({"method": {"alpha": 2.0}}, "stages.1: method rlad: "),
+        ({"model": "x"}, "stages.1.model: unknown key"),
+        ({"stages": []}, "stages.1.stages: unknown key"),
+        ({"method": "rlad", "teacher": None}, "stages.1: teacher: method rlad needs one"),
+    ],
+)
+def test_mistakes_are_named_with_their_stage(stage: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        stages(stage)
+    assert words in error.value.problems[0]
+
+
+def test_an_adapter_is_not_trained_in_stages() -> None:
+    with pytest.raises(RecipeError, match=r"do not fit model\.lora"):
+        stages({}, model={"path": "x", "lora": {}})
+
+
+def test_check_lists_the_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = stages({"task": {"people": [4]}}, {"method": "grpo"}, model="embedded:student", teacher="embedded:teacher")
+    Path("mine.yaml").write_text(made.to_yaml())
+    assert main(["check", "mine.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "1: task people [4]" in out and "2: method grpo" in out
+
+
+def test_a_stage_is_described_by_what_it_changes() -> None:
+    assert describe({"trainer": {"max_steps": 3}, "method": "grpo", "seed": 1}) == (
+        "method grpo; trainer max_steps 3; seed 1"
+    )
+    assert describe({}) == "as the recipe"
