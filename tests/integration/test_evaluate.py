@@ -1,6 +1,7 @@
 """Evaluation of a tiny random Qwen3: what is generated, how it is counted, and the file that is kept."""
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from rlad.errors import RladError
 from rlad.evaluation import Evaluation, Response, compare, evaluate, generate_responses, wilson_interval
+from rlad.evaluation.pairs import differing_settings
 from rlad.evaluation.run import Problem, problem_id, write_json
 from rlad.tasks import Score, load_task
 
@@ -289,6 +291,9 @@ def test_every_response_is_scored_by_its_task(evaluation: Evaluation) -> None:
         "max_new_tokens": 8,
         "seed": 3,
         "batch_size": 8,
+        "prompt_format": "chat",
+        "append": "",
+        "chat_template_kwargs": {},
     }
     assert 0 < sum(evaluation.accuracies) < 6
 
@@ -349,12 +354,24 @@ def test_it_is_kept_as_json(evaluation: Evaluation, tmp_path: Path) -> None:
     path = tmp_path / "new" / "result.json"
     evaluation.save(path)
     kept = json.loads(path.read_text())
-    assert kept["version"] == 1 and kept["task"] == "even"
+    assert kept["version"] == 2 and kept["task"] == "even"
     assert kept["summary"] == evaluation.rows()
     assert len(kept["problems"]) == 6
     assert Evaluation.load(path) == evaluation
     assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
     assert path.stat().st_mode & 0o044 == 0o044
+
+
+def test_results_of_the_first_version_are_read(tmp_path: Path, evaluation: Evaluation) -> None:
+    """They had no formats, and neither prompt format nor pass@k intervals."""
+    old = evaluation.to_json() | {"version": 1, "settings": {"samples": 4, "seed": 3}}
+    for problem in old["problems"]:
+        del problem["format_ok"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    read = Evaluation.load(tmp_path / "old.json")
+    assert read.accuracies == evaluation.accuracies
+    assert read.rows()[0]["format_ok"] is None and read.table().splitlines()[1].endswith(" -")
+    assert [row["difference"] for row in compare(read, evaluation)] == [0.0] * 4
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,16 +411,54 @@ def test_files_that_are_no_results(tmp_path: Path, text: str) -> None:
 def test_before_and_after_are_compared_in_pairs() -> None:
     before = made(("2", [False]), ("2", [True]), ("3", [False]), ("3", [False]))
     after = made(("2", [True]), ("2", [True]), ("3", [True]), ("3", [False]))
-    two, three, everything = compare(before, after)
+    two, three, average, everything = compare(before, after)
     assert (two["difficulty"], two["before"], two["after"], two["difference"]) == ("2", 0.5, 1.0, 0.5)
     assert (three["difficulty"], three["problems"]) == ("3", 2)
     # differences 1 0 1 0: mean .5, error sqrt(1 / 12), t with 3 degrees of freedom 3.18245; bounded by [-1, 1]
+    assert (average["difficulty"], average["difference"], average["p_value"]) == ("average", 0.5, 0.5)
     assert everything["difficulty"] == "all" and everything["difference"] == 0.5
     assert everything["low"] == pytest.approx(0.5 - 3.182446 * math.sqrt(1 / 12), abs=1e-6)
     assert everything["high"] == 1.0
-    assert [row["difference"] for row in compare(after, before)] == [-0.5, -0.5, -0.5]
-    with pytest.raises(RladError, match="not of the same problems"):
+    # 2 problems differ, both upwards: with signs at random both would agree in 2 of 4 cases
+    assert everything["p_value"] == 0.5 and two["p_value"] == 1.0
+    assert [row["difference"] for row in compare(after, before)] == [-0.5] * 4
+    with pytest.raises(RladError, match=r"not of the same problems.*: of 4 and 1, 1 are shared"):
         compare(before, made(("2", [True])))
+
+
+def test_problems_are_paired_by_id_not_by_order() -> None:
+    before = made(("2", [False]), ("2", [True]), ("3", [False]), ("3", [True]))
+    after = made(("2", [True]), ("2", [True]), ("3", [False]), ("3", [False]))
+    turned = dataclasses.replace(after, problems=after.problems[::-1])
+    in_order = compare(before, after)
+    by_name = {row["difficulty"]: row for row in in_order}
+    assert {row["difficulty"]: row for row in compare(before, turned)} == by_name
+    assert [row["difference"] for row in in_order] == [0.5, -0.5, 0.0, 0.0]
+    # the same prompt twice: the first is paired with the first, the second with the second
+    one, other = before.problems[0], before.problems[1]
+    twice = dataclasses.replace(before, problems=[one, dataclasses.replace(other, problem=one.problem)])
+    assert [row["difference"] for row in compare(twice, twice)] == [0.0]
+    with pytest.raises(RladError, match="of 2 and 4, 1 are shared"):
+        compare(twice, before)
+
+
+def test_subsets_of_different_sizes_weigh_alike_in_the_average() -> None:
+    # 2: differences 1 0 0 0 (mean .25); 3: -1 (mean -1). average -.375; all problems 0 / 5
+    before = made(("2", [False]), ("2", [True]), ("2", [True]), ("2", [False]), ("3", [True]))
+    after = made(("2", [True]), ("2", [True]), ("2", [True]), ("2", [False]), ("3", [False]))
+    _, _, average, everything = compare(before, after)
+    assert (average["before"], average["after"], average["difference"]) == (0.75, 0.375, -0.375)
+    assert average["problems"] == 5 and everything["difference"] == 0.0
+    # weighted 1/4 and -1: of the four signs, |1/4 - 1| = 3/4 is reached by all
+    assert average["p_value"] == 1.0
+
+
+def test_settings_that_differ_are_named() -> None:
+    one, other = made(("2", [True])), made(("2", [True]))
+    assert differing_settings(one, other) == []
+    one.settings.update(top_p=0.95, seed=1, temperature=1.0)
+    other.settings.update(top_p=1.0, seed=2)  # another seed is no other way, and what one does not know is left out
+    assert differing_settings(one, other) == ["top_p: 0.95 and 1.0"]
 
 
 def test_a_problem_is_known_by_its_prompt() -> None:

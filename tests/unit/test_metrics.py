@@ -1,7 +1,9 @@
 """Closed forms, with the arithmetic, and how often the intervals cover."""
 
+import itertools
 import math
 import random
+import statistics
 
 import pytest
 from hypothesis import given, settings
@@ -10,10 +12,12 @@ from hypothesis import strategies as st
 from rlad.evaluation.metrics import (
     accuracy_interval,
     average_interval,
+    bootstrap_interval,
     mean_at_k,
     mean_interval,
     paired_difference,
     pass_at_k,
+    sign_flip_p_value,
     wilson_interval,
 )
 
@@ -64,12 +68,83 @@ def test_accuracy_interval() -> None:
     # all right or all wrong: Wilson's, over problems
     assert accuracy_interval([1, 0, 1, 1]) == (0.75, *wilson_interval(3, 4))
     assert accuracy_interval([1.0] * 20) == (1.0, *wilson_interval(20, 20))
-    # shares between: Student's t. .25 .5 .5 .75: mean .5, squares 2 * .0625 = .125, error sqrt(.125 / 3 / 4) = .10206
-    half = T3 * math.sqrt(0.125 / 12)
-    assert accuracy_interval([0.25, 0.5, 0.5, 0.75]) == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-9)
-    # never outside [0, 1]
+    # shares between: the bootstrap's, never outside [0, 1]; one problem says nothing
+    assert accuracy_interval([0.25, 0.5, 0.5, 0.75]) == bootstrap_interval([0.25, 0.5, 0.5, 0.75])
     assert accuracy_interval([0.5]) == (0.5, 0.0, 1.0)
     assert accuracy_interval([1, 1, 0.5])[2] == 1.0
+
+
+def test_bootstrap_interval_is_bca_worked_out_by_hand() -> None:
+    """Efron's formulas (1987) on the distribution of all 4^4 resamples of four values, which 9,999 draws approach."""
+    values = [0.0, 0.1, 0.2, 0.9]
+    mean = sum(values) / 4
+    means = sorted(sum(draw) / 4 for draw in itertools.product(values, repeat=4))
+    normal = statistics.NormalDist()
+    below = sum(m < mean - 1e-12 for m in means) + 0.5 * sum(abs(m - mean) < 1e-12 for m in means)
+    bias = normal.inv_cdf(below / len(means))
+    # the jackknife's means are (sum - x) / 3: they deviate by (x - mean) / 3
+    pulls = [(x - mean) / 3 for x in values]
+    acceleration = sum(p**3 for p in pulls) / (6 * sum(p**2 for p in pulls) ** 1.5)
+
+    def limit(z: float) -> float:
+        shifted = normal.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))
+        return means[min(int(shifted * len(means)), len(means) - 1)]
+
+    found = bootstrap_interval(values)
+    assert found[0] == pytest.approx(mean)
+    assert found[1:] == pytest.approx((limit(-Z), limit(Z)), abs=0.03)
+    percentile = (means[6], means[249])  # what the plain percentile interval would be
+    assert abs(found[1] - percentile[0]) > 0.02 or abs(found[2] - percentile[1]) > 0.02
+
+
+def test_bootstrap_intervals_without_spread_and_without_chance() -> None:
+    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
+    assert bootstrap_interval([0.5]) == (0.5, -math.inf, math.inf)
+    values = [0.0, 0.25, 0.5, 1.0, 1.0, 0.75]
+    assert bootstrap_interval(values) == bootstrap_interval(values)  # its seed is fixed
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap_interval([])
+
+
+def test_bootstrap_intervals_cover_about_as_often_as_they_claim() -> None:
+    """Means of 8 samples on 40 problems whose difficulties vary as Beta(.5, 1), with mean 1 / 3."""
+    rng = random.Random(0)
+    runs, covered = 300, 0
+    for _ in range(runs):
+        chances = [rng.betavariate(0.5, 1) for _ in range(40)]
+        _, low, high = accuracy_interval([sum(rng.random() < p for _ in range(8)) / 8 for p in chances])
+        covered += low <= 1 / 3 <= high
+    # 95 % of 300 is 285, with a standard deviation of 3.8
+    assert 271 <= covered <= 297
+
+
+def enumerated(differences: list[float]) -> float:
+    """The share of all 2^n choices of signs whose sum is as far from 0."""
+    observed = abs(sum(differences))
+    signs = list(itertools.product((1, -1), repeat=len(differences)))
+    reached = [abs(sum(s * d for s, d in zip(each, differences, strict=True))) >= observed - 1e-9 for each in signs]
+    return sum(reached) / len(signs)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
+def test_sign_flips_are_enumerated(quarters: list[int]) -> None:
+    differences = [each / 4 for each in quarters]
+    assert sign_flip_p_value(differences) == pytest.approx(enumerated(differences), abs=1e-12)
+
+
+def test_sign_flip_p_values() -> None:
+    # one size: 5 up, 1 down of 6: 2 * (C(6, 0) + C(6, 1)) / 2^6 = 14 / 64; where nothing moved, as in the 40, no vote
+    assert sign_flip_p_value([1.0] * 5 + [-1.0] + [0.0] * 40) == pytest.approx(14 / 64)
+    assert sign_flip_p_value([0.0, 0.0]) == 1.0 == sign_flip_p_value([])
+    assert sign_flip_p_value([1.0] * 30) == pytest.approx(2 / 2**30)  # exact for any n, where all have one size
+    # drawn: at most as small as 2 / 10,000, near the normal approximation, and the same each time
+    drawn = [0.25, 0.5, 1.0, -0.25, -0.5] * 12
+    z = sum(drawn) / math.sqrt(sum(d * d for d in drawn))
+    normal = 2 * (1 - statistics.NormalDist().cdf(z))
+    assert sign_flip_p_value(drawn) == pytest.approx(normal, abs=0.01) and normal < 0.05
+    assert sign_flip_p_value(drawn) == sign_flip_p_value(drawn) == sign_flip_p_value([-d for d in drawn])
+    assert sign_flip_p_value([0.5, 1.0] * 50) == pytest.approx(2 / 10_000)
 
 
 def test_average_interval() -> None:
@@ -110,6 +185,15 @@ def test_pass_at_k() -> None:
     for bad in ((4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)):
         with pytest.raises(ValueError, match="pass@k needs"):
             pass_at_k(*bad)
+
+
+@pytest.mark.parametrize("samples", range(1, 8))
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(samples: int) -> None:
+    for correct in range(samples + 1):
+        right = [True] * correct + [False] * (samples - correct)
+        for k in range(1, samples + 1):
+            subsets = [any(subset) for subset in itertools.combinations(right, k)]
+            assert pass_at_k(samples, correct, k) == pytest.approx(sum(subsets) / len(subsets), abs=1e-12)
 
 
 @settings(deadline=None)

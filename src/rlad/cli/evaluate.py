@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlad.errors import RladError
+from rlad.evaluation.models import ModelName, load_model
+
+if TYPE_CHECKING:
+    from rlad.evaluation.generate import Backend
+    from rlad.evaluation.results import Evaluation
+    from rlad.evaluation.run import Settings
+    from rlad.evaluation.store import Store
+    from rlad.tasks import Example, Task
+
+__all__ = ["evaluate", "load_model", "task_spec"]
+
+BATCH_SIZES = {"transformers": 64, "vllm": 2048, "server": 512}
 
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="A folder, a hub id, embedded:student or embedded:teacher.", show_default=False)
-    ],
-    task: Annotated[str, typer.Option(help="A task's name, or YAML with options: '{name: ..., prompt: ...}'.")],
+        str,
+        typer.Argument(
+            help="A folder (of a model or a LoRA adapter), a hub id, embedded:student or embedded:teacher; with "
+            "--responses what made them.",
+            show_default=False,
+        ),
+    ] = "",
+    task: Annotated[
+        str, typer.Option(help="A task's name, or YAML with options: '{name: ..., prompt: ...}'.", show_default=False)
+    ] = "",
     data: Annotated[
         str | None, typer.Option(metavar="FILE", help="Problems to evaluate on; otherwise the task's own.")
     ] = None,
@@ -25,94 +46,261 @@ def evaluate(
     puzzles: Annotated[int | None, typer.Option(min=1, help="How many problems.", show_default="the task's")] = None,
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
+    pass_at: Annotated[
+        str | None, typer.Option(metavar="K,...", help="Show Pass@k for these k.", show_default="the samples")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.6,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample from this much of the probability.")] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 1024,
-    batch_size: Annotated[int, typer.Option(min=1, help="Responses generated at once.")] = 64,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Responses generated and kept at once.", show_default="64; vllm 2048; server 512"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling; the problems stay the same.")] = 0,
+    prompt_format: Annotated[str, typer.Option(help="chat (the chat template) or raw (the text alone).")] = "chat",
+    append: Annotated[
+        str, typer.Option(metavar="TEXT", help="What every response starts with, such as '<think>\\n'.")
+    ] = "",
+    template: Annotated[
+        str, typer.Option(metavar="YAML", help="Options of the chat template: '{enable_thinking: false}'.")
+    ] = "",
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, float32, bfloat16 or float16.", show_default="auto; float32 on a CPU")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of the model on the hub.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model of an adapter, if not the one it names.")] = None,
+    backend: Annotated[str, typer.Option(help="transformers, vllm, or server.")] = "transformers",
+    engine: Annotated[str, typer.Option(metavar="YAML", help="More arguments of vllm.LLM.")] = "",
+    url: Annotated[str | None, typer.Option(help="http://host:port of --backend server.")] = None,
+    served_model: Annotated[str | None, typer.Option(help="What the server calls it, if it serves several.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(metavar="NAME", help="Variable with the server's key.")] = None,
+    records: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Keep the responses there; after a kill, go on from them.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Set that folder aside and begin anew.")] = False,
+    responses: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Score these (JSONL, Parquet, records) and generate nothing.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Compare in pairs with this result (JSON, or its records).")
+    ] = None,
+    export: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="lm-eval FILE", help="Write samples in another program's format.")
+    ] = None,
     output: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write everything as JSON; - for standard output.")
     ] = None,
 ) -> int:
-    """Evaluate a model on a task: accuracy with 95 % intervals, as a table and as JSON.
+    """Evaluate a model on a task: Mean@k and Pass@k with 95 % intervals, as a table and as JSON.
 
-    Temperature 0.6 and top-p 0.95 are the paper's.
+    Temperature 0.6 and top-p 0.95 are the paper's. docs/evaluation.md says what each number is.
     """
-    from rlad.evaluation.run import evaluate as run
+    from rlad.evaluation.generate import Sampling
+    from rlad.evaluation.problems import PromptFormat
+    from rlad.evaluation.results import check_pass_at, load_run
+    from rlad.evaluation.run import Settings
     from rlad.tasks import load_task
 
-    spec = task_spec(task, data, people)
-    loaded_task = load_task(spec)
-    examples = loaded_task.evaluation(split, puzzles)
-    loaded, tokenizer = load_model(model)
-    evaluation = run(
-        loaded,
-        tokenizer,
-        examples,
-        loaded_task,
-        samples=samples,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        batch_size=batch_size,
-        on_progress=_progress if sys.stderr.isatty() else None,
+    if not task:
+        raise RladError("say what to evaluate on: --task knights_knaves, or another task")
+    if backend not in BATCH_SIZES:
+        raise RladError(f"--backend must be one of {', '.join(BATCH_SIZES)}, not {backend!r}")
+    _check_files(output, export, restart, records)
+    ks = _whole_numbers(pass_at)
+    settings = Settings(
+        samples,
+        Sampling(temperature, top_p, max_new_tokens),
+        seed,
+        batch_size or BATCH_SIZES[backend],
+        PromptFormat(prompt_format, append.replace("\\n", "\n"), _yaml("--template", template)),
     )
-    about = {"model": model, "task": spec, "split": split, **evaluation.settings}
-    evaluation = dataclasses.replace(evaluation, settings=about)
-    if output == "-":
-        print(evaluation.table(), file=sys.stderr)
-        print(json.dumps(evaluation.to_json()))
-        return 0
-    print(evaluation.table())
-    if output is not None:
-        evaluation.save(output)
-        print(f"written to {output}")
+    other = None if against is None else load_run(against)
+    spec = task_spec(task, data, people)
+    loaded = load_task(spec)
+    about: dict[str, Any] = {"model": model, "command": _command()}
+    kept: dict[str, Any] = {"task": spec, "split": split}
+    if responses is not None:
+        examples = loaded.evaluation(split, puzzles)
+        store = _scored(loaded, examples, responses, records, restart, {**about, "model": model or responses}, kept)
+    else:
+        name = _model_name(model, revision, dtype, base)
+        check_pass_at(ks, samples)
+        settings.sampling.check(samples, settings.batch_size)
+        open_backend = _backend(backend, name, _yaml("--engine", engine), url, served_model, api_key_env)
+        examples = loaded.evaluation(split, puzzles)
+        about["revision"] = name.which_weights()
+        kept |= {"backend": backend, "dtype": dtype}
+        store = _generated(loaded, examples, settings, records, restart, about, kept, open_backend)
+    evaluation = store.evaluation()
+    evaluation = dataclasses.replace(evaluation, settings={**about, **evaluation.settings})
+    evaluation = evaluation.with_pass_at(ks) if ks else evaluation
+    _report(evaluation, other, against, output)
+    if export is not None:
+        from rlad.evaluation.exchange import export_lm_eval
+
+        export_lm_eval(export[1], store.rows())
+        print(f"samples for lm-eval in {export[1]}", file=sys.stderr if output == "-" else sys.stdout)
     return 0
+
+
+def _generated(
+    task: Task,
+    examples: Sequence[Example],
+    settings: Settings,
+    records: str | None,
+    restart: bool,
+    about: dict[str, Any],
+    kept: dict[str, Any],
+    open_backend: Callable[[], Backend],
+) -> Store:
+    from rlad.evaluation.run import respond
+
+    store = _store(task, examples, {**kept, **settings.to_json()}, about, records, restart)
+    respond(store, settings, open_backend, _progress if sys.stderr.isatty() else None)
+    return store
+
+
+def _scored(
+    task: Task,
+    examples: Sequence[Example],
+    responses: str,
+    records: str | None,
+    restart: bool,
+    about: dict[str, Any],
+    kept: dict[str, Any],
+) -> Store:
+    from rlad.evaluation.exchange import read_responses
+    from rlad.evaluation.run import score
+
+    found = read_responses(responses, examples)
+    counts = [0] * len(examples)
+    for i, _ in found:
+        counts[i] += 1
+    settings = {**kept, "responses": responses, "samples": min(counts)}
+    store = _store(task, examples, settings, about, records, restart, len(found))
+    done = store.done()
+    places = [place for place in found if place not in done]
+    for start in range(0, len(places), BATCH_SIZES["server"]):
+        batch = places[start : start + BATCH_SIZES["server"]]
+        score(store, batch, [found[place] for place in batch])
+    return store
+
+
+def _store(
+    task: Task,
+    examples: Sequence[Example],
+    settings: dict[str, Any],
+    about: dict[str, Any],
+    records: str | None,
+    restart: bool,
+    responses: int | None = None,
+) -> Store:
+    from rlad.evaluation.store import Store, set_aside
+
+    if restart and records is not None and (aside := set_aside(records)):
+        print(f"{records} is now {aside}", file=sys.stderr)
+    return Store(task, examples, settings, about, records, responses)
+
+
+def _backend(
+    backend: str, name: ModelName, engine: dict[str, Any], url: str | None, served: str | None, key: str | None
+) -> Callable[[], Backend]:
+    """A function that makes the backend: it is called when it is known that there is something to generate."""
+    if backend != "server" and (url or served or key):
+        raise RladError("--url, --served-model and --api-key-env are for --backend server")
+    if backend != "vllm" and engine:
+        raise RladError("--engine is for --backend vllm")
+    if backend == "server" and url is None:
+        raise RladError("--backend server needs --url http://host:port; MODEL names the tokenizer")
+
+    def open_backend() -> Backend:
+        if backend == "transformers":
+            from transformers.utils import logging
+
+            from rlad.evaluation.generate import TransformersBackend
+
+            logging.disable_progress_bar()
+            return TransformersBackend(*name.load())
+        from rlad.evaluation.backends import ServerBackend, VLLMBackend
+
+        if backend == "vllm":
+            return VLLMBackend(name, engine)
+        return ServerBackend(url or "", name.tokenizer(), served, api_key_env=key)
+
+    return open_backend
+
+
+def _model_name(model: str, revision: str | None, dtype: str | None, base: str | None) -> ModelName:
+    if not model:
+        raise RladError("say which model to evaluate, or score responses made elsewhere with --responses")
+    return ModelName(model, revision, dtype, base)
+
+
+def _report(evaluation: Evaluation, other: Evaluation | None, against: str | None, output: str | None) -> None:
+    """The tables, on standard error where the JSON goes to standard output; and the JSON."""
+    from rlad.evaluation.pairs import compare, comparison_table, differing_settings
+    from rlad.evaluation.results import write_json
+
+    said, content = sys.stderr if output == "-" else sys.stdout, evaluation.to_json()
+    print(evaluation.table(), file=said)
+    if other is not None:
+        rows = compare(other, evaluation)
+        differing = differing_settings(other, evaluation)
+        content["against"] = {"run": against, "settings": other.settings, "differing": differing, "rows": rows}
+        print(f"\nagainst {against}, in pairs:", file=said)
+        print(comparison_table(evaluation.difficulty_name, rows, "other"), file=said)
+        if differing:
+            print(f"warning: the two were not made alike: {'; '.join(differing)}", file=sys.stderr)
+    if output == "-":
+        print(json.dumps(content))
+    elif output is not None:
+        write_json(output, content)
+        print(f"written to {output}")
+
+
+def _check_files(output: str | None, export: tuple[str, str] | None, restart: bool, records: str | None) -> None:
+    """Before hours of work: whether its result can be written."""
+    if export is not None and export[0] != "lm-eval":
+        raise RladError(f"--export knows the format lm-eval (--export lm-eval FILE), not {export[0]!r}")
+    if restart and records is None:
+        raise RladError("--restart begins --records anew: say which folder")
+    for path in (output if output != "-" else None, export and export[1]):
+        if path and (Path(path).is_dir() or any(parent.is_file() for parent in Path(path).parents)):
+            raise RladError(f"cannot write {path}: it is a folder, or lies in what is a file")
+
+
+def _whole_numbers(text: str | None) -> list[int]:
+    try:
+        return [] if text is None else [int(each) for each in text.split(",")]
+    except ValueError:
+        raise RladError(f"--pass-at must be whole numbers, such as 1,8,32, not {text!r}") from None
+
+
+def _yaml(option: str, text: str) -> dict[str, Any]:
+    """A mapping from the command line. Raises RladError where it is none."""
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RladError(f"{option} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, Mapping):
+        raise RladError(f"{option} must be a mapping of options, not {text!r}")
+    return dict(loaded)
+
+
+def _command() -> str:
+    return shlex.join(["rlad", *sys.argv[1:]])
 
 
 def task_spec(task: str, data: str | None, people: str | None) -> dict[str, Any]:
     """The task and its options from the command line. Raises RladError where `task` looks like YAML and is none."""
-    spec: dict[str, Any] = {"name": task}
-    if task.lstrip().startswith("{"):
-        import yaml
-
-        try:
-            loaded = yaml.safe_load(task)
-        except yaml.YAMLError as error:
-            raise RladError(f"--task is not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(loaded, Mapping):
-            raise RladError(f"--task must be a name or a mapping of options, not {task!r}")
-        spec = dict(loaded)
+    spec: dict[str, Any] = _yaml("--task", task) if task.lstrip().startswith("{") else {"name": task}
     if data is not None:
         spec["evaluation_prompts" if "prompts" in spec else "evaluation_data"] = data
     if people is not None:
         spec["people"] = people
     return spec
-
-
-def load_model(name: str) -> tuple[Any, Any]:
-    """(model, tokenizer) for a folder, a hub id or embedded:NAME, on the GPU where there is one, else in float32.
-
-    Raises RladError where there is no such model.
-    """
-    from pathlib import Path
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from rlad.models import resolve
-
-    path = resolve(name)
-    if name.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():  # not a hub id: say so plainly
-        raise RladError(f"there is no model folder {name}")
-    gpu = torch.cuda.is_available()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto" if gpu else torch.float32)
-    except (OSError, ValueError) as error:
-        raise RladError(f"cannot load the model {name!r}: {' '.join(str(error).split())}") from None
-    return model.to("cuda" if gpu else "cpu").eval(), tokenizer
 
 
 def _progress(done: int, total: int) -> None:

@@ -1,0 +1,158 @@
+"""Where the responses of an evaluation go: a folder of records that a killed evaluation goes on from, or memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlad.errors import RladError
+from rlad.evaluation.generate import Place
+from rlad.evaluation.problems import keys, problem_id, response_seed
+from rlad.evaluation.results import COLUMNS, Evaluation
+from rlad.tasks.base import Example, Score, Task
+
+
+class Store:
+    """Response records, as they come.
+
+    folder: one part of it is written for each batch. None: they are kept in memory.
+    settings: how the responses are made. What is `free` of them may be another when an evaluation goes on, because it
+        changes no draw; anything else must be what it was.
+    about: model, revision and command, kept with the records.
+
+    Raises RladError for a folder that holds something else, or records that were made in another way.
+    """
+
+    free = frozenset(("batch_size", "records"))
+
+    def __init__(
+        self,
+        task: Task,
+        examples: Sequence[Example],
+        settings: Mapping[str, Any],
+        about: Mapping[str, Any] | None = None,
+        folder: str | Path | None = None,
+        responses: int | None = None,
+    ) -> None:
+        if not examples:
+            raise RladError("there are no examples to evaluate on")
+        self.task, self.examples, self.settings, self.about = task, examples, dict(settings), dict(about or {})
+        self.responses = len(examples) * self.settings.get("samples", 1) if responses is None else responses
+        self.difficulty_name = getattr(task, "difficulty_name", "difficulty")
+        self._keys = keys([problem_id(example) for example in examples])
+        self._columns = [json.dumps(example, default=str) for example in examples]
+        self._rows: list[dict[str, Any]] = []
+        self._writer: Any = None
+        if folder is not None:
+            self._open(Path(folder))
+
+    def _open(self, folder: Path) -> None:
+        from rlad.records import Writer, parts, read_about
+
+        identity = {name: value for name, value in self.settings.items() if name not in self.free}
+        identity |= {name: self.about.get(name) for name in ("model", "revision")} | {"task": self.task.name}
+        identity["problems"] = hashlib.sha256("\n".join(self._columns).encode()).hexdigest()[:16]
+        identity = json.loads(json.dumps(identity))  # as it will be read
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RladError(f"cannot keep records in {folder}: {error}") from error
+        if parts(folder):
+            _check_same(folder, read_about(folder).get("identity", {}), identity)
+        extra = {"responses": self.responses, "difficulty_name": self.difficulty_name}
+        about = {**self.about, **extra, "settings": self.settings, "identity": identity}
+        self._writer = Writer(folder, "response", about)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the records are; None: in memory."""
+        return None if self._writer is None else Path(self._writer.folder)
+
+    def done(self) -> set[Place]:
+        """The (problem, sample) that are there already."""
+        return {(row["order"], row["sample"]) for row in self.rows(("order", "sample"))}
+
+    def seed(self, place: Place) -> int:
+        """What this response is drawn from."""
+        return response_seed(self.settings["seed"], self._keys[place[0]], place[1])
+
+    def add(self, places: Sequence[Place], responses: Sequence[Any], scores: Sequence[Score]) -> None:
+        """Keep scored responses: objects with text, tokens and truncated."""
+        settings = json.dumps(self.settings)
+        rows = [
+            self._row(place, response, score, settings)
+            for place, response, score in zip(places, responses, scores, strict=True)
+        ]
+        if self._writer is None:
+            self._rows += rows
+        else:
+            self._writer.append(rows)
+
+    def _row(self, place: Place, response: Any, score: Score, settings: str) -> dict[str, Any]:
+        i, j = place
+        example = self.examples[i]
+        return {
+            "task": self.task.name,
+            "split": self.settings.get("split"),
+            "problem": self._keys[i][0],
+            "order": i,
+            "difficulty": str(example.get("difficulty", "all")),
+            "sample": j,
+            "seed": self.seed(place) if "seed" in self.settings else None,
+            "prompt": json.dumps(example["prompt"]),
+            "response": response.text,
+            "tokens": response.tokens,
+            "truncated": response.truncated,
+            "value": float(score.value),
+            "correct": bool(score.correct),
+            "extracted": score.extracted,
+            "explanation": score.explanation,
+            "format_ok": getattr(score, "format_ok", None),
+            "example": self._columns[i],
+            "model": str(self.about.get("model", "")),
+            "revision": self.about.get("revision"),
+            "command": self.about.get("command"),
+            "settings": settings,
+        }
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:
+        """The records, in the order in which they came."""
+        from rlad.records import parts, read_rows
+
+        if self._writer is None:
+            yield from self._rows
+        elif parts(self._writer.folder):
+            yield from read_rows(self._writer.folder, "response", columns)
+
+    def evaluation(self) -> Evaluation:
+        """What the records say. Responses are in it where there is no folder that keeps them."""
+        settings = self.settings if self.folder is None else {**self.settings, "records": str(self.folder)}
+        return Evaluation.from_rows(self.rows(COLUMNS), self.task.name, self.difficulty_name, settings)
+
+
+def set_aside(folder: str | Path) -> Path | None:
+    """Rename a folder that is to be made anew, with the time behind its name; None where there is none."""
+    there = Path(folder)
+    if not there.exists():
+        return None
+    aside = there.with_name(f"{there.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+    there.rename(aside)
+    return aside
+
+
+def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if not changed:
+        return
+    said = [
+        "the problems are others" if name == "problems" else f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in changed
+    ]
+    raise RladError(
+        f"{folder} holds responses that were made in another way: {'; '.join(said)}. Go on as it was, choose another "
+        "folder, or begin anew with --restart"
+    )
