@@ -15,7 +15,10 @@ from rlad.tasks.base import Example, Score, Task, score_all
 
 __all__ = ["TASKS", "Example", "Score", "Task", "load_task", "score_all"]
 
-TASKS = {"knights_knaves": "rlad.tasks.knights_knaves.dataset:KnightsKnaves"}
+TASKS = {
+    "knights_knaves": "rlad.tasks.knights_knaves.dataset:KnightsKnaves",
+    "math": "rlad.tasks.math.dataset:Math",
+}
 
 
 def load_task(spec: str | Mapping[str, Any]) -> Task:

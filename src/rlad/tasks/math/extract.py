@@ -58,6 +58,13 @@ def lenient_text(response: str) -> str:
     return after if after.strip() else tail
 
 
+def last_box(text: str) -> str | None:
+    """The content of the last \\boxed alone; None where there is none that is closed and holds something."""
+    place, opener = max((text.rfind(opener), opener) for opener in BOXES)
+    content = _content(text, place + len(opener), len(text))[0] if place >= 0 else None
+    return content.strip() or None if content else None
+
+
 def _boxed(text: str, place: int, opener: str) -> Found:
     content, end = _content(text, place + len(opener), len(text))
     if content is None:

@@ -100,7 +100,7 @@ def json_golds(text: Any) -> list[str]:
 
 def _check(golds: tuple[str, ...]) -> None:
     if not golds or not all(isinstance(gold, str) and gold.strip() for gold in golds):
-        raise RladError(f"math needs an answer to score a response: a text, or a list of texts, not {list(golds)!r:.200}")
+        raise RladError(f"math needs an answer to score a response: a text or a list of them, not {list(golds)!r:.200}")
     if len(golds) > MOST_GOLDS or any(len(gold) > LONGEST_GOLD for gold in golds):
         raise RladError(f"math takes up to {MOST_GOLDS} answers of up to {LONGEST_GOLD} characters to a problem")
 
@@ -125,4 +125,4 @@ def _meant(text: str, listed: dict[str, str]) -> list[str]:
 
 
 def _labelled(name: str, option: str) -> set[str]:
-    return {key(f"{before}{name}{after}{option}") for before, after in (("(", ") "), ("", ". "), ("", ") "), ("", ": "))}
+    return {key(form.format(name, option)) for form in ("({}) {}", "{}. {}", "{}) {}", "{}: {}")}

@@ -1,5 +1,7 @@
 """Answers as text: written one way, compared as text, and read as a letter. Nothing here parses mathematics."""
 
+# ruff: noqa: RUF001  # signs that look like others are what this file is about
+
 from __future__ import annotations
 
 import re
@@ -37,7 +39,6 @@ _SIGNS = {
     "\u202f": " ",
     "\u200b": "",
     "\ufeff": "",
-    "\0": "",
     **{chr(place): chr(place - 0xFEE0) for place in range(0xFF01, 0xFF5F)},  # the wide forms of ASCII
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -46,7 +47,7 @@ _THIN = r"(?:\\[,;:! ]|\\thinspace|~| )"
 _THOUSANDS = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:{_THIN}\d{{3}})+(?![\d])")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d{1,30}(?:\.\d{1,30})?)[eE]([+-]?\d{1,6})(?![\w.])")
 _SQRT = re.compile(r"(?<![\\A-Za-z])sqrt\s*(?:\(([^()]{1,100})\)|(?=[{\d]))")
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s*\{([^{}]*)\}")
+_TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _LAYOUT = re.compile(r"\\(?:left|right|displaystyle|[,;:!]|[bB]igg?[lr]?(?![a-zA-Z])|[()\[\]])|\$|\\(?=\s)")
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SPACE = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])")
@@ -57,7 +58,7 @@ _WORDS = re.compile(r"[A-Za-z]{2,}[,:]?\s+[A-Za-z]{2,}")
 def normalised(text: str) -> str:
     r"""`text` with LaTeX in the place of other signs (° is ^\circ), ASCII digits, and no spaces inside a number."""
     if not text.isascii():
-        text = "".join(_SIGNS.get(c) or (c if c.isascii() else _digit(c)) if c not in "\u200b\ufeff" else "" for c in text)
+        text = "".join(c if c.isascii() else _SIGNS[c] if c in _SIGNS else _digit(c) for c in text)
         text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
         text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
     text = text.replace("\0", "").replace("\\$", "")
@@ -88,5 +89,6 @@ def letter(text: str) -> str | None:
 
 
 def is_prose(text: str) -> bool:
-    r"""Whether there are two words in a row outside \text{...}, or mathematics between delimiters among other things."""
-    return bool(text.replace("\\$", "").count("$") > 1 or r"\(" in text or r"\[" in text or _WORDS.search(_TEXT_COMMAND.sub("", text)))
+    r"""Whether there are two words in a row outside \text{...}, or mathematics between delimiters."""
+    delimited = text.replace("\\$", "").count("$") > 1 or r"\(" in text or r"\[" in text
+    return delimited or _WORDS.search(_TEXT_COMMAND.sub("", text)) is not None

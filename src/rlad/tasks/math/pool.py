@@ -1,6 +1,6 @@
 """Worker processes that grade answers and may be killed: in parallel, from any thread, in any process.
 
-Each is a plain subprocess that imports math-verify alone (see worker.py), so it neither inherits the caller's memory nor its
+Each is a plain subprocess that imports math-verify alone (see worker.py): it inherits neither the caller's memory nor its
 threads, signal handlers or CUDA context. The caller never uses a signal. A worker that dies costs the one answer it was
 at; the answers that wait behind it go to another.
 """
@@ -274,7 +274,7 @@ class _Run:
         self.waiting.extendleft(reversed(jobs))
 
     def _cause(self, status: int, why: str, culprit: int) -> str:
-        """Why a worker died at a job; "" where it may have been killed for something else and the job is tried again."""
+        """Why a worker died at a job; "" where the job may not be to blame, and is tried again."""
         if status == -signal.SIGPROF:
             return f"grading took more than {self.seconds:g} s of processor time"
         if why == "wall" or status == -signal.SIGALRM:

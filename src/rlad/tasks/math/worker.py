@@ -1,7 +1,7 @@
 """A process that grades answers: one JSON object a line in, one a line out. `pool.py` starts it, and kills it.
 
-It imports math-verify and nothing heavy. Its limits are the kernel's, so they hold inside C code too: RLIMIT_AS for memory,
-and for each answer a timer of processor time (SIGPROF) and one of wall time (SIGALRM), whose signals end it.
+It imports math-verify and nothing heavy. Its limits are the kernel's, so they hold inside C code too: RLIMIT_AS for
+memory, and for each answer a timer of processor time (SIGPROF) and one of wall time (SIGALRM), whose signals end it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def main() -> None:
     try:
         from rlad.tasks.math.equivalence import verdicts
 
-        verdicts(["\\frac{1}{2}"], [("box", "x+1")], "")  # so that the first answer does not pay for the parser's tables
+        verdicts(
+            ["\\frac{1}{2}"], [("box", "x+1")], ""
+        )  # so that the first answer does not pay for the parser's tables
     except Exception as error:  # a missing library, or a limit that is too low
         _send(replies, {"failed": f"{type(error).__name__}: {error}"})
         return
