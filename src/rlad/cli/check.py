@@ -35,9 +35,19 @@ def check(
     print(f"{'recipe':<10}{find_recipe(recipe)}")
     for line in description(checked):
         print(line)
-    for caution in cautions(checked.trainer, "trainer."):
+    for caution in [*cautions(checked.trainer, "trainer."), *_think_caution(checked)]:
         print(f"caution: {caution}")
     return _report(problems)
+
+
+def _think_caution(recipe: Recipe) -> list[str]:
+    task = recipe.task
+    if task.get("scorer") != "logic-rl" or recipe.model.open_think == bool(task.get("prompt_ends_with_think")):
+        return []
+    return [
+        "the scorer logic-rl counts the prompt's <think>: model.open_think and task.prompt_ends_with_think should "
+        "agree (unless the chat template itself opens <think>)"
+    ]
 
 
 def _report(problems: tuple[str, ...] | list[str]) -> int:

@@ -118,7 +118,11 @@ def set_aside(output: Path, say: Callable[[str], None]) -> None:
 
 def check_same_recipe(recipe: Recipe, path: Path) -> None:
     """Raises RladError that names what differs between the recipe and the one that a run was started with."""
-    ours, theirs = recipe.model_dump(), yaml.safe_load(path.read_text(encoding="utf-8"))
+    # Read as a recipe, so that what a newer rlad has added stands at its default.
+    ours, theirs = (
+        recipe.model_dump(),
+        Recipe.from_mapping(yaml.safe_load(path.read_text(encoding="utf-8"))).model_dump(),
+    )
     for each in (ours, theirs):  # a server may have moved
         each["teacher"] = trained_by(each.get("teacher"))
     changed = sorted(key for key in ours if ours[key] != theirs.get(key) and key != "output")
@@ -146,7 +150,24 @@ def _load(spec: StudentSpec) -> tuple[Any, Any]:
         raise RladError(f"the model {spec.path!r} cannot be loaded: {' '.join(str(error).split())}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if spec.open_think:
+        open_think(tokenizer)
     return model, tokenizer
+
+
+def open_think(tokenizer: Any) -> None:
+    """Let the chat template end a prompt with <think> and a line break, as Logic-RL's prompts do.
+
+    The model that is saved keeps the template. Raises RladError where there is none, or it opens <think> already.
+    """
+    if not isinstance(tokenizer.chat_template, str):
+        raise RladError("model.open_think needs a tokenizer with one chat template: set tokenizer.chat_template")
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}], add_generation_prompt=True, tokenize=False
+    )
+    if prompt.rstrip().endswith("<think>"):
+        raise RladError("the chat template ends in <think> already: leave model.open_think out")
+    tokenizer.chat_template += "{%- if add_generation_prompt %}{{ '<think>\\n' }}{%- endif %}"
 
 
 def _make_trainer(
@@ -165,7 +186,8 @@ def _make_trainer(
     from rlad.trainer.progress import MetricsFile, StepLine
     from rlad.trainer.trainer import RLADConfig, RLADTrainer
 
-    arguments = {**recipe.trainer_arguments(), "output_dir": str(output / "checkpoints")}
+    ours = {"output_dir": str(output / "checkpoints"), "record_folder": str(output / "records")}
+    arguments = {"record_every": OUR_FIELDS["record_every"][1], **recipe.trainer_arguments(), **ours}
     trainer = RLADTrainer(
         model,
         reward_function(task),

@@ -64,13 +64,18 @@ class LoraSpec(Section):
 
 
 class StudentSpec(ModelSpec):
-    """The model that is trained. lora: train an adapter on it, and leave its own weights alone."""
+    """The model that is trained.
+
+    lora: train an adapter on it, and leave its own weights alone. open_think: let the prompt end in <think>, in
+    training and evaluation: the chat template writes it where the response begins.
+    """
 
     lora: LoraSpec | None = None
+    open_think: bool = False
 
     def load_kwargs(self) -> dict[str, Any]:
-        """As ModelSpec's: the adapter is made later."""
-        return {key: value for key, value in super().load_kwargs().items() if key != "lora"}
+        """As ModelSpec's: the adapter and the template are made later."""
+        return {key: value for key, value in super().load_kwargs().items() if key not in ("lora", "open_think")}
 
 
 class LocalTeacherSpec(ModelSpec):
