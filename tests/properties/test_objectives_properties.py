@@ -13,10 +13,15 @@ from torch import Tensor
 
 from rlad.objectives import (
     GRPO,
+    HDPO,
     KDRL,
     OPD,
     RLAD,
+    RLSD,
+    SRPO,
+    KDRLMask,
     Method,
+    all_wrong,
     fixed_length,
     group_advantages,
     objective_terms,
@@ -37,6 +42,10 @@ METHODS = st.one_of(
     ),
     st.builds(KDRL, coefficient=st.sampled_from([2e-3, 0.3]), form=st.sampled_from(["k2", "reward"])),
     st.builds(OPD),
+    st.builds(KDRLMask, coefficient=st.sampled_from([2e-3, 0.3])),
+    st.builds(SRPO),
+    st.builds(HDPO),
+    st.builds(RLSD, mix=st.sampled_from([0.0, 0.5, 1.0]), width=st.sampled_from([0.2, 1.0])),
 )
 BROKEN = [math.nan, math.inf, -math.inf, 0.5]
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -58,10 +67,16 @@ def batches(draw: st.DrawFn) -> Batch:
     return s, old, teacher, rewards, mask
 
 
+def known(rewards: Tensor) -> dict[str, Tensor]:
+    """What is right and which groups are all wrong: a reward above a half is right."""
+    correct = rewards > 0.5
+    return {"correct": correct, "group_wrong": all_wrong(correct, GROUP)}
+
+
 def objective_and_gradient(method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
     s, old, teacher, rewards, mask = batch
     student = s.clone().requires_grad_()
-    signals = token_signals(student, old, teacher, group_advantages(rewards, GROUP), mask)
+    signals = token_signals(student, old, teacher, group_advantages(rewards, GROUP), mask, **known(rewards))
     objective = objective_terms(method, signals).objective
     return objective.detach(), torch.autograd.grad(objective.sum(), student)[0]
 
@@ -110,7 +125,8 @@ def test_micro_batches_add_up_to_the_batch(method: Method, batch: Batch, sizes: 
 
     def reduced(rows: slice) -> list[tuple[Tensor, Tensor]]:
         student = s.clone().requires_grad_()
-        signals = token_signals(student[rows], old[rows], teacher[rows], advantages[rows], mask[rows])
+        right = {name: values[rows] for name, values in known(rewards).items()}
+        signals = token_signals(student[rows], old[rows], teacher[rows], advantages[rows], mask[rows], **right)
         objective = objective_terms(method, signals).objective
         results = (
             token_mean(objective, mask[rows], token_count),
@@ -138,11 +154,14 @@ def test_everything_stays_finite(method: Method, batch: Batch) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(batches(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]), st.sampled_from([None, 1.0]))
-def test_under_rlad_the_sign_is_the_rewards(batch: Batch, alpha: float, clip: float | None) -> None:
+@given(batches(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]), st.sampled_from([None, 1.0]), st.booleans())
+def test_under_rlad_and_rlsd_the_sign_is_the_rewards(
+    batch: Batch, alpha: float, clip: float | None, rlsd: bool
+) -> None:
     rewards = batch[3]
     advantages = group_advantages(rewards, GROUP)
-    _, gradient = objective_and_gradient(RLAD(alpha=alpha, teacher_clip=clip), batch)
+    method = RLSD(mix=alpha, width=1.0) if rlsd else RLAD(alpha=alpha, teacher_clip=clip)
+    _, gradient = objective_and_gradient(method, batch)
     assert (gradient * advantages.unsqueeze(-1) >= 0).all()
     # Zero-variance groups: exactly nothing, under grpo as well.
     silent = zero_variance_groups(rewards, GROUP).repeat_interleave(GROUP)

@@ -110,7 +110,7 @@ def test_a_method_takes_its_own_values() -> None:
         ({"model": {"path": "x", "dtipe": "auto"}}, ["model.dtipe: unknown key", "did you mean model.dtype?"]),
         ({"model": 3}, ["model:", "not 3"]),
         ({"model": {"path": "x", "dtype": "int8"}}, ["model.dtype", "'float32'", "'int8'"]),
-        ({"method": "rald"}, ["method.name: there is no method 'rald'", "did you mean 'rlad'?"]),
+        ({"method": "rladd"}, ["method.name: there is no method 'rladd'", "did you mean 'rlad'?"]),
         ({"method": {"alpha": 0.5}}, ["method.name"]),
         ({"method": {"name": "grpo", "alpha": 0.5}}, ["method.alpha: unknown key", "allowed for grpo: clip_low"]),
         ({"method": {"name": "rlad", "alfa": 0.5}}, ["method.alfa", "did you mean method.alpha?"]),

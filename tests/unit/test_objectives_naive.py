@@ -10,10 +10,15 @@ from torch import Tensor
 
 from rlad.objectives import (
     GRPO,
+    HDPO,
     KDRL,
     OPD,
     RLAD,
+    RLSD,
+    SRPO,
+    KDRLMask,
     Method,
+    all_wrong,
     fixed_length,
     group_advantages,
     naive,
@@ -34,10 +39,17 @@ METHOD_VARIANTS: list[Method] = [
     KDRL(coefficient=0.3),
     KDRL(coefficient=0.3, form="reward"),
     OPD(),
+    KDRLMask(coefficient=0.3),
+    SRPO(),
+    HDPO(coefficient=0.3),
+    RLSD(),
+    RLSD(mix=1.0, width=0.6),
 ]
 
 
-def naive_token(method: Method, s: float, old: float, teacher: float, advantage: float) -> naive.Token:
+def naive_token(
+    method: Method, s: float, old: float, teacher: float, advantage: float, right: bool, group: list[bool]
+) -> naive.Token:
     clip = (method.clip_low, method.clip_high)
     if isinstance(method, RLAD):
         form = method.teacher_clip_gradient
@@ -46,6 +58,14 @@ def naive_token(method: Method, s: float, old: float, teacher: float, advantage:
         return naive.kdrl(s, old, teacher, advantage, method.coefficient, method.form, *clip)
     if isinstance(method, OPD):
         return naive.opd(s, old, teacher, *clip)
+    if isinstance(method, KDRLMask):
+        return naive.kdrl_mask(s, old, teacher, advantage, right, method.coefficient, *clip)
+    if isinstance(method, SRPO):
+        return naive.srpo(s, old, teacher, advantage, right, *clip)
+    if isinstance(method, HDPO):
+        return naive.hdpo(s, old, teacher, advantage, group, method.coefficient, *clip)
+    if isinstance(method, RLSD):
+        return naive.rlsd(s, old, teacher, advantage, method.mix, method.width, *clip)
     return naive.grpo(s, old, advantage, *clip)
 
 
@@ -69,13 +89,18 @@ def test_method_equals_the_loop(method: Method) -> None:
         s, old, teacher, rewards, mask = batch(seed)
         student = s.clone().requires_grad_()
         advantages = group_advantages(rewards, GROUP)
-        signals = token_signals(student, old, teacher, advantages, mask)
+        correct = rewards > 0.7  # of the first group, whose rewards are all 0.7, none
+        correct[GROUP] = True
+        lost = all_wrong(correct, GROUP)
+        assert lost.any() and not lost.all() and (correct != ~lost).any()
+        signals = token_signals(student, old, teacher, advantages, mask, correct=correct, group_wrong=lost)
         objective = objective_terms(method, signals).objective
         (gradient,) = torch.autograd.grad(objective.sum(), student)
         expected = torch.zeros(2, ROLLOUTS, TOKENS, dtype=torch.float64)
         for i, t in mask.nonzero().tolist():
             token = (s[i, t].item(), old[i, t].item(), teacher[i, t].item(), advantages[i].item())
-            expected[0, i, t], expected[1, i, t] = naive_token(method, *token)
+            group = correct[i - i % GROUP :][:GROUP].tolist()
+            expected[0, i, t], expected[1, i, t] = naive_token(method, *token, bool(correct[i]), group)
         torch.testing.assert_close(objective.detach(), expected[0], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(gradient, expected[1], rtol=1e-12, atol=1e-12)
 

@@ -145,8 +145,8 @@ def test_arguments_are_not_changed() -> None:
     arguments = [s, old, teacher, advantages, mask]
     copies = [argument.clone() for argument in arguments]
     for method in METHODS.values():
-        if method.name != "opd-then-grpo":
-            objective_terms(method(), token_signals(s, old, teacher, advantages, mask))
+        known = {"correct": torch.tensor([False]), "group_wrong": torch.tensor([True])}
+        objective_terms(method().at(0.5), token_signals(s, old, teacher, advantages, mask, **known))
     for argument, copy in zip(arguments, copies, strict=True):
         torch.testing.assert_close(argument, copy, rtol=0, atol=0, equal_nan=True)
 
@@ -162,3 +162,13 @@ def test_wrong_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
         token_signals(**arguments)
     with pytest.raises(ValueError, match="logps has shape"):
         token_signals(torch.zeros(3), None, None, torch.ones(3), torch.ones(3))
+
+
+def test_what_is_right_is_bool_and_one_for_each_rollout() -> None:
+    s, rest = torch.full((2, 3), -1.0), (torch.ones(2), torch.ones(2, 3))
+    signals = token_signals(s, None, None, *rest, correct=torch.tensor([1, 0]), group_wrong=torch.tensor([0.0, 1.0]))
+    assert signals.correct is not None and signals.correct.tolist() == [True, False]
+    assert signals.group_wrong is not None and signals.group_wrong.tolist() == [False, True]
+    for name in ("correct", "group_wrong"):
+        with pytest.raises(ValueError, match=f"{name} has shape"):
+            token_signals(s, None, None, *rest, **{name: torch.ones(3)})

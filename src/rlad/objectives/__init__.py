@@ -3,8 +3,22 @@
 Stable: `rlad_log_ratio`, `anchor_logps`, `clipped_surrogate`, `group_advantages`. Imports torch and nothing else.
 """
 
-from .advantages import group_advantages, zero_variance_groups
-from .methods import GRPO, KDRL, METHODS, OPD, RLAD, Method, OPDThenGRPO
+from .advantages import all_wrong, group_advantages, zero_variance_groups
+from .methods import (
+    GRPO,
+    HDPO,
+    KDRL,
+    METHODS,
+    OPD,
+    RLAD,
+    RLSD,
+    SRPO,
+    KDRLAnnealed,
+    KDRLMask,
+    Method,
+    OPDThenGRPO,
+    RLADSchedule,
+)
 from .ratios import anchor_logps, rlad_log_ratio
 from .reduce import fixed_length, sequence_mean, token_mean
 from .signals import TokenSignals, token_signals
@@ -13,14 +27,21 @@ from .surrogate import ObjectiveTerms, clip_branches, clipped_surrogate, objecti
 
 __all__ = [
     "GRPO",
+    "HDPO",
     "KDRL",
     "METHODS",
     "OPD",
     "RLAD",
+    "RLSD",
+    "SRPO",
+    "KDRLAnnealed",
+    "KDRLMask",
     "Method",
     "OPDThenGRPO",
     "ObjectiveTerms",
+    "RLADSchedule",
     "TokenSignals",
+    "all_wrong",
     "anchor_logps",
     "clip_branches",
     "clipped_surrogate",

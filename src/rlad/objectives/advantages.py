@@ -52,3 +52,13 @@ def zero_variance_groups(rewards: Tensor, group_size: int) -> Tensor:
         raise ValueError(f"the reward of rollout {rollout} is {rewards[rollout].item()}: a reward must be finite")
     groups = rewards.reshape(-1, group_size)
     return groups.amax(-1) == groups.amin(-1)
+
+
+def all_wrong(correct: Tensor, group_size: int) -> Tensor:
+    """True for each rollout of a group in which no rollout is right: (B,) bool, for `correct` (B,), bool or 0/1.
+
+    Raises ValueError as `group_advantages`.
+    """
+    if correct.dim() != 1 or group_size < 1 or len(correct) % group_size:
+        raise ValueError(f"correct has shape {tuple(correct.shape)}: expected (B,), whole groups of {group_size}")
+    return (~correct.bool().reshape(-1, group_size).any(-1)).repeat_interleave(group_size)

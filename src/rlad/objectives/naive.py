@@ -74,6 +74,55 @@ def opd(s: float, old: float, teacher: float, clip_low: float, clip_high: float)
     return grpo(s, old, 0.0 if broken(teacher) else teacher - s, clip_low, clip_high)
 
 
+def kdrl_mask(
+    s: float, old: float, teacher: float, advantage: float, right: bool, beta: float, clip_low: float, clip_high: float
+) -> Token:
+    """rho = S/old, A + beta (log T - log S) where the rollout is wrong."""
+    if right:
+        return grpo(s, old, advantage, clip_low, clip_high)
+    return kdrl(s, old, teacher, advantage, beta, "reward", clip_low, clip_high)
+
+
+def srpo(
+    s: float, old: float, teacher: float, advantage: float, right: bool, clip_low: float, clip_high: float
+) -> Token:
+    """rho = S/old, A where the rollout is right, else log T - log S."""
+    if right:
+        return grpo(s, old, advantage, clip_low, clip_high)
+    return opd(s, old, teacher, clip_low, clip_high)
+
+
+def hdpo(
+    s: float,
+    old: float,
+    teacher: float,
+    advantage: float,
+    group: Sequence[bool],
+    beta: float,
+    clip_low: float,
+    clip_high: float,
+) -> Token:
+    """rho = S/old, A + beta (log T - log S) where no rollout of the group is right; `group` says which are."""
+    return kdrl_mask(s, old, teacher, advantage, any(group), beta, clip_low, clip_high)
+
+
+def rlsd(
+    s: float,
+    old: float,
+    teacher: float,
+    advantage: float,
+    mix: float,
+    width: float,
+    clip_low: float,
+    clip_high: float,
+) -> Token:
+    """rho = S/old, A ((1 - mix) + mix w), w = T/S where A > 0, S/T where A < 0, held in 1 +- width."""
+    gap = 0.0 if broken(teacher) else teacher - s
+    weight = math.exp(gap if advantage > 0 else -gap)
+    weight = min(max(weight, 1 - width), 1 + width)
+    return grpo(s, old, advantage * ((1 - mix) + mix * weight), clip_low, clip_high)
+
+
 def broken(teacher: float) -> bool:
     """NaN, infinite, or above 0 by more than rounding."""
     return not math.isfinite(teacher) or teacher > 1e-4

@@ -26,7 +26,9 @@ class TokenSignals:
     mask (B, T) bool: True for the tokens that count. Elsewhere log-probs and advantages are 0.
     teacher_ok (B, T) bool: False exactly where a token that counts had a broken teacher value.
     ref_logps (B, T) or None: a frozen reference, pi_ref; carried for methods that read it (none of METHODS does).
-    correct (B,) bool or None: whether the rollout's answer is right; carried likewise.
+    correct (B,) bool or None: whether the rollout's answer is right, which no advantage says.
+    group_wrong (B,) bool or None: whether every rollout of its group is wrong (`all_wrong`): a batch may hold a part
+        of a group, so it is decided where the groups are whole.
     """
 
     logps: Tensor
@@ -37,6 +39,7 @@ class TokenSignals:
     teacher_ok: Tensor
     ref_logps: Tensor | None = None
     correct: Tensor | None = None
+    group_wrong: Tensor | None = None
 
     @property
     def broken_teacher(self) -> Tensor:
@@ -63,6 +66,7 @@ def token_signals(
     ref_logps: Tensor | None = None,
     correct: Tensor | None = None,
     teacher_ok: Tensor | None = None,
+    group_wrong: Tensor | None = None,
 ) -> TokenSignals:
     """Decide, once, which tokens count and which teacher values can be used; make everything else harmless.
 
@@ -72,6 +76,8 @@ def token_signals(
 
     `teacher_ok` (B, T) says which teacher values can be used, where that is known otherwise: a share of a span
     (`spread_spans`) may be above 0, and is as good as the span's own value. None means `usable_teacher(teacher_logps)`.
+
+    `correct` and `group_wrong` are (B,), bool or 0/1.
 
     Raises ValueError when a shape does not fit `logps`.
     """
@@ -110,8 +116,15 @@ def token_signals(
         mask=counts,
         teacher_ok=teacher_ok,
         ref_logps=None if ref_logps is None else where_it_counts("ref_logps", ref_logps.detach()),
-        correct=correct,
+        correct=_of_rollouts("correct", correct, logps),
+        group_wrong=_of_rollouts("group_wrong", group_wrong, logps),
     )
+
+
+def _of_rollouts(name: str, values: Tensor | None, logps: Tensor) -> Tensor | None:
+    if values is not None and values.shape != logps.shape[:1]:
+        raise ValueError(f"{name} has shape {tuple(values.shape)}: expected one per rollout, ({logps.shape[0]},)")
+    return None if values is None else values.bool()
 
 
 def _check_shape(name: str, values: Tensor, logps: Tensor) -> None:

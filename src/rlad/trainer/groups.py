@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rlad.errors import RladError
+from rlad.objectives import all_wrong
 
 if TYPE_CHECKING:
     from rlad.trainer.trainer import RLADTrainer
@@ -99,6 +100,24 @@ class Rollouts:
             if scores is not None and fresh.scores is not None:
                 scores[ours] = fresh.scores[theirs]
         return Rollouts(batch, inputs, scores)
+
+
+def add_correct(trainer: RLADTrainer, made: Rollouts) -> None:
+    """Put into the batch which rollouts are right, and which groups have none: `correct`, `group_wrong`, (B,) bool.
+
+    Here, because a group is whole now, over all processes, and is not when the batch is shuffled and split.
+    """
+    if made.scores is None:
+        raise RladError(
+            f"method {trainer.method.name} needs to know which rollouts are right: give a reward function with "
+            "`scores` of its last call, as a recipe's task does (rlad.trainer.run.reward_function), or use kdrl"
+        )
+    size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
+    device = trainer.accelerator.device
+    correct = torch.tensor([bool(score.correct) for score in made.scores], device=device)
+    start = trainer.accelerator.process_index * len(correct)
+    made.batch["correct"] = correct
+    made.batch["group_wrong"] = all_wrong(trainer.accelerator.gather(correct), size)[start : start + len(correct)]
 
 
 def refill(trainer: RLADTrainer, made: Rollouts, flat: Tensor) -> Rollouts:

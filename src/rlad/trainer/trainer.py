@@ -36,7 +36,7 @@ from rlad.objectives.signals import usable_teacher
 from rlad.teacher import Teacher
 from rlad.teacher.routing import ByTask
 from rlad.teacher.spans import SpansTeacher
-from rlad.trainer.groups import Counts, Rollouts, refill
+from rlad.trainer.groups import Counts, Rollouts, add_correct, refill
 from rlad.trainer.options import PAPER_DEFAULTS, cautions
 from rlad.trainer.rules import conflicts
 from rlad.trainer.saving import STATE_FILE
@@ -251,7 +251,10 @@ class RLADTrainer(GRPOTrainer):
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         with self._timers.part("ours"):
             flat = self._replace_advantages(batch)
-        return Rollouts(batch, list(inputs), self._scores), flat
+        made = Rollouts(batch, list(inputs), self._scores)
+        if self.method.needs_correct:
+            add_correct(self, made)
+        return made, flat
 
     def _replace_advantages(self, batch: dict[str, Any]) -> Tensor:
         """Population standard deviation and exact zeros (RLAD Eq. 1) in place of TRL's."""
@@ -361,7 +364,8 @@ class RLADTrainer(GRPOTrainer):
         if teacher is not None and "teacher_spans" in batch:
             usable = usable_teacher(teacher)
             teacher = spread_spans(logps if old is None else old, teacher, batch["teacher_spans"], mask)
-        signals = token_signals(logps, old, teacher, batch["advantages"], mask, teacher_ok=usable)
+        right = {name: batch.get(name) for name in ("correct", "group_wrong")}
+        signals = token_signals(logps, old, teacher, batch["advantages"], mask, teacher_ok=usable, **right)
         method = self.method.at(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
         terms = objective_terms(method, signals)
         batch["old_per_token_logps"], batch["advantages"] = signals.logps, terms.objective
