@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from io import BufferedReader
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from rlad.errors import RladError
 
 if TYPE_CHECKING:
-    from rlad.tasks import Task
+    from rlad.tasks import Score, Task
+
+READ = 1 << 20  # bytes that are read at once, at most
 
 
 def grade(
-    task: Annotated[str, typer.Argument(help="Whose scorer to use: knights_knaves, or your own.", show_default=False)],
+    task: Annotated[
+        str, typer.Argument(help="Whose scorer to use: knights_knaves, math, or your own.", show_default=False)
+    ],
     scorer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which of the task's scorers.", show_default="the task's own")
     ] = None,
 ) -> int:
     """Score responses: JSON Lines in, JSON Lines out, one line for each line, in order.
 
-    A line in: {"response": "...", "names": [...], "solution": [...]}. A line out: {"value", "correct", "extracted",
-    "explanation"}, or {"error"} for a line that cannot be scored; the exit status is then 1.
+    A line in: {"response": "...", "names": [...], "solution": [...]} for knights_knaves, {"response": "...", "answer":
+    "..."} for math. A line out: {"value", "correct", "extracted", "explanation"}, or {"error"} for a line that cannot
+    be scored; the exit status is then 1. Lines that come together are scored together.
     """
     from rlad.tasks import load_task
 
     scoring = load_task({"name": task} if scorer is None else {"name": task, "scorer": scorer})
     bad = 0
-    for number, verdict in enumerate(verdicts(scoring, sys.stdin.buffer), 1):
+    for number, verdict in enumerate(verdicts(scoring, cast(BufferedReader, sys.stdin.buffer)), 1):
         if "error" in verdict:
             bad += 1
             print(f"line {number}: {verdict['error']}", file=sys.stderr)
@@ -40,23 +46,59 @@ def grade(
     return 1 if bad else 0
 
 
-def verdicts(task: Task, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+def verdicts(task: Task, stream: BufferedReader) -> Iterator[dict[str, Any]]:
     """The verdict on each line as it comes: the fields of rlad.tasks.Score, or `error`."""
-    for line in lines:
+    for lines in _arrivals(stream):
+        rows = [_row_or_error(line) for line in lines]
+        scores = iter(_scores(task, [row for row in rows if not isinstance(row, str)]))
+        for row in rows:
+            verdict = row if isinstance(row, str) else next(scores)
+            if isinstance(verdict, str):
+                yield {"error": verdict}
+            else:
+                yield {field: getattr(verdict, field) for field in ("value", "correct", "extracted", "explanation")}
+
+
+def _arrivals(stream: BufferedReader) -> Iterator[list[bytes]]:
+    """The lines that are there already, without waiting for more once there is one."""
+    rest: list[bytes] = []
+    while data := stream.read1(READ):
+        first, *lines = data.split(b"\n")
+        rest.append(first)
+        if lines:
+            *whole, last = [b"".join(rest), *lines]
+            rest = [last]
+            yield whole
+    if any(rest):
+        yield [b"".join(rest)]
+
+
+def _scores(task: Task, rows: list[dict[str, Any]]) -> list[Score | str]:
+    """The score of each row, or why it has none: of all together where the task can, else of one after the other."""
+    from rlad.tasks import score_all
+
+    if len(rows) > 1 and hasattr(task, "score_many"):
         try:
-            row = _row(line)
-            score = task.score(row["response"], row)
-        except KeyError as error:
-            yield {"error": f"the field {error} is missing"}
-        except (ValueError, TypeError, RladError) as error:
-            yield {"error": " ".join(str(error).split()) or type(error).__name__}
-        else:
-            yield {
-                "value": score.value,
-                "correct": score.correct,
-                "extracted": score.extracted,
-                "explanation": score.explanation,
-            }
+            return list(score_all(task, [row["response"] for row in rows], rows))
+        except (ValueError, TypeError, RladError):
+            pass  # one of them is wrong: find out which
+    return [_score_or_error(task, row) for row in rows]
+
+
+def _score_or_error(task: Task, row: dict[str, Any]) -> Score | str:
+    try:
+        return task.score(row["response"], row)
+    except KeyError as error:
+        return f"the field {error} is missing"
+    except (ValueError, TypeError, RladError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def _row_or_error(line: bytes) -> dict[str, Any] | str:
+    try:
+        return _row(line)
+    except ValueError as error:
+        return " ".join(str(error).split())
 
 
 def _row(line: bytes) -> dict[str, Any]:

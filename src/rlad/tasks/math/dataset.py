@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
@@ -87,7 +88,7 @@ class Math:
         self._asked("evaluation_data")
 
     def train(self) -> list[Example]:
-        """Training examples. Logs what was left out, and why.
+        """Training examples. Logs what was left out or corrected, and why (see `report`).
 
         Raises RladError for a row that cannot be read, and for held-out problems under held_out=refuse.
         """
@@ -169,32 +170,35 @@ class Math:
         return asked
 
     def _loaded(self, field: str) -> Loaded:
-        return load(self._asked(field))
+        loaded = load(self._asked(field))
+        for note in loaded.notes:
+            _warn(note)
+        return loaded
 
     def _leaks(self) -> tuple[list[Problem], list[str]]:
         """(the problems of `data` that evaluation_data does not have, notes on the others)."""
-        evaluated = {fingerprint(one.text): one for one in self._loaded("evaluation_data").problems}
-        kept, found = [], []
+        evaluated: dict[str, dict[str, Problem]] = {}  # by fingerprint, then by benchmark
+        for one in self._loaded("evaluation_data").problems:
+            evaluated.setdefault(fingerprint(one.text), {})[one.benchmark] = one
+        kept: list[Problem] = []
+        found: dict[str, list[str]] = {}
         for problem in self._loaded("data").problems:
-            twin = evaluated.get(fingerprint(problem.text))
-            if twin is None:
+            twins = evaluated.get(fingerprint(problem.text), {})
+            for twin in twins.values():
+                found.setdefault(twin.benchmark, []).append(f"{problem.where} is {twin.where}")
+            if not twins:
                 kept.append(problem)
-            else:
-                found.append((problem, twin))
-        notes = []
-        for benchmark in dict.fromkeys(twin.benchmark for _, twin in found):
-            first, twin = next(pair for pair in found if pair[1].benchmark == benchmark)
-            count = sum(each.benchmark == benchmark for _, each in found)
-            many = "problems are" if count > 1 else "problem is"
-            notes.append(f"{count} training {many} in {benchmark} too ({first.where}: {twin.where})")
-        return kept, notes
+        return kept, [
+            f"{len(pairs)} training problem{'s are' if len(pairs) > 1 else ' is'} in {benchmark} too ({pairs[0]})"
+            for benchmark, pairs in found.items()
+        ]
 
     def _trainable(self) -> list[Problem]:
         kept, notes = self._leaks()
         if notes and self.held_out == "refuse":
             raise RladError(f"{'; '.join(notes)}; leave them out with task.held_out=drop, or train on other data")
         for note in notes:
-            logger.warning("math: %s; left out", note)
+            _warn(f"{note}; left out")
         return kept
 
     def _set_aside(self, problem: Problem) -> bool:
@@ -213,6 +217,12 @@ class Math:
             "problem": problem.text,
             "where": problem.where,
         }
+
+
+@lru_cache(maxsize=1_000)
+def _warn(note: str) -> None:
+    """Log a note once: data are read several times in a run."""
+    logger.warning("math: %s", note)
 
 
 def _word(right: bool) -> str:

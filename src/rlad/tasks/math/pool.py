@@ -1,8 +1,8 @@
 """Worker processes that grade answers and may be killed: in parallel, from any thread, in any process.
 
-Each is a plain subprocess that imports math-verify alone (see worker.py): it inherits neither the caller's memory nor its
-threads, signal handlers or CUDA context. The caller never uses a signal. A worker that dies costs the one answer it was
-at; the answers that wait behind it go to another.
+Each is a plain subprocess that imports math-verify alone (see worker.py): it inherits neither the caller's memory nor
+its threads, signal handlers or CUDA context. The caller never uses a signal. A worker that dies costs the one answer it
+was at; the answers that wait behind it go to another.
 """
 
 from __future__ import annotations
