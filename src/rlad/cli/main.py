@@ -12,6 +12,7 @@ from rlad import __version__
 from rlad.cli.check import check
 from rlad.cli.evaluate import evaluate
 from rlad.cli.grade import grade
+from rlad.cli.sft import sft
 from rlad.cli.teacher import teacher
 from rlad.cli.train import train
 from rlad.errors import RladError
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: importing rich would take longer than everything else
     pretty_exceptions_enable=False,
 )
-for command in (train, evaluate, grade, check):
+for command in (train, sft, evaluate, grade, check):
     app.command()(command)
 app.add_typer(teacher)
 

@@ -26,9 +26,7 @@ COLUMNS = (  # heading, metric, format
 class StepLine(TrainerCallback):
     """Prints a line for each logged step: the columns (as COLUMNS above) and the seconds left."""
 
-    def __init__(
-        self, emit: Callable[[str], None] = print, columns: Sequence[tuple[str, str, str]] = COLUMNS
-    ) -> None:
+    def __init__(self, emit: Callable[[str], None] = print, columns: Sequence[tuple[str, str, str]] = COLUMNS) -> None:
         self.emit, self.columns, self.started, self.first = emit, columns, 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -1,0 +1,53 @@
+"""Traces as token ids: the prompt as the student will be asked, then the response, then the end of sequence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlad.errors import RladError
+from rlad.evaluation.problems import PromptFormat
+
+
+def training_rows(
+    tokenizer: Any,
+    traces: Sequence[Mapping[str, Any]],
+    prompt: PromptFormat,
+    longest: int | None = None,
+) -> tuple[list[dict[str, list[int]]], int]:
+    """({input_ids, completion_mask} for each trace, how many are left out as longer than `longest` tokens).
+
+    completion_mask: 0 for the prompt, which is the ids that the student is prompted with in evaluation and by
+    RLADTrainer; 1 for the response and the end of sequence behind it.
+
+    They are made here and not by TRL, whose chat template would write the response: one that adds a line break behind
+    the end, or takes a reasoning out of it, would train on other tokens than the student is to generate.
+
+    Raises RladError where none is short enough, or a reasoning would be opened twice or never.
+    """
+    if tokenizer.eos_token_id is None:
+        raise RladError("the student's tokenizer names no end-of-sequence token; set tokenizer.eos_token")
+    rows = []
+    for trace in traces:
+        asked = prompt.ids(tokenizer, json.loads(trace["prompt"]))
+        _check_think(tokenizer.decode(asked), trace["response"])
+        # A special token's name in the text is text: the special tokens themselves were left out of it.
+        answer = tokenizer(trace["response"], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        answer = [*answer, tokenizer.eos_token_id]
+        if longest is None or len(asked) + len(answer) <= longest:
+            rows.append({"input_ids": asked + answer, "completion_mask": [0] * len(asked) + [1] * len(answer)})
+    if not rows:
+        raise RladError(f"every one of the {len(traces)} traces is longer than {longest} tokens: raise max_length")
+    return rows, len(traces) - len(rows)
+
+
+def _check_think(prompt: str, response: str) -> None:
+    """A teacher's chat template may end a prompt in <think> where the student's does not, or the other way round."""
+    opened = prompt.rstrip().endswith("<think>")
+    if opened and response.lstrip().startswith("<think>"):
+        raise RladError(
+            "the student's prompt ends in <think>, and the traces begin with it: leave out what puts it there"
+        )
+    if not opened and "</think>" in response and "<think>" not in response:
+        raise RladError("the traces close a <think> that the student's prompt does not open: set model.open_think=true")

@@ -1,0 +1,279 @@
+"""`rlad sft`: traces of the teacher, a student trained on the correct ones, and what it gained by that."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset, disable_progress_bars
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from rlad.errors import RladError
+from rlad.evaluation.problems import PromptFormat
+from rlad.evaluation.run import Settings, compare, write_json
+from rlad.offline.config import SftRecipe
+from rlad.offline.dataset import training_rows
+from rlad.offline.traces import Traces, load_traces, make_traces
+from rlad.report.curve import learning_curve, read_metrics
+from rlad.trainer.progress import MetricsFile, StepLine, StopAtBoundary
+from rlad.trainer.run import (
+    INTERRUPTED,
+    NOT_BETTER,
+    _best,
+    _evaluate,
+    _gain_table,
+    _load,
+    _quiet,
+    _validation,
+    check_same_recipe,
+    environment,
+    set_aside,
+)
+from rlad.trainer.saving import STATE_FILE, last_checkpoint, save_model
+from rlad.trainer.sections import LocalTeacherSpec, ServerSpec
+
+if TYPE_CHECKING:
+    from rlad.evaluation.generate import Backend
+    from rlad.tasks import Task
+
+COLUMNS = (
+    ("loss", "loss", "{:7.4f}"),
+    ("token accuracy", "mean_token_accuracy", "{:8.2%}"),
+    ("entropy", "entropy", "{:7.4f}"),
+    ("learning rate", "learning_rate", "{:8.1e}"),
+)
+FIRST_WAIT = 1.0  # seconds, before a served teacher is asked again
+
+
+@dataclasses.dataclass
+class OfflineConfig(SFTConfig):  # type: ignore[misc]
+    """SFTConfig with the two things that evaluation asks a trainer for (rlad.trainer.validate.evaluated).
+
+    max_completion_length: the longest response, where the recipe leaves that open. chat_template_kwargs: of prompts.
+    """
+
+    max_completion_length: int = 512
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class Checkpoints(TrainerCallback):
+    """Marks a checkpoint as whole (rlad.trainer.saving), and leaves out of the log what a resumed run counts anew."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called when everything else of the checkpoint is there."""
+        if state.is_world_process_zero and not args.save_only_model:
+            mark = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE
+            mark.write_text(json.dumps({"step": state.global_step}) + "\n", encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """SFTTrainer's num_tokens starts at 0 again."""
+        (logs or {}).pop("num_tokens", None)
+
+
+def train_offline(
+    recipe: SftRecipe, resume: bool = False, traces_only: bool = False, emit: Callable[[str], None] | None = None
+) -> int:
+    """Make the traces that are missing, and train on them as the recipe says. Returns the exit status, as `train`.
+
+    resume: go on from the last checkpoint in the output folder; traces go on in any case. Raises RladError for what can
+    be known to fail before the first step.
+    """
+    from rlad.tasks import load_task
+
+    say = emit or (lambda line: print(line, flush=True))
+    _quiet()
+    disable_progress_bars()
+    output = Path(recipe.output)
+    if resume:
+        _check_resumable(recipe, output)
+    task = load_task(recipe.task)
+    traces = traces_of(recipe, task, say)
+    say(f"{traces.folder}: {traces}")
+    if traces_only:
+        return 0
+    say(f"sft on {task.name}: {recipe.model.path}" + (f", taught by {recipe.teacher}" if recipe.teacher else ""))
+    model, tokenizer = _load(recipe.model)
+    rows, left_out = training_rows(tokenizer, traces.rows, _prompt(recipe), _longest(recipe, model))
+    if left_out:
+        say(f"{left_out} of {len(traces.rows)} traces are too long for the student and are left out")
+    if not resume:
+        set_aside(output, say)
+    trainer = make_trainer(recipe, rows, model, tokenizer, output, say)
+    if not resume:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    return _train(recipe, task, trainer, traces, output, last_checkpoint(output / "checkpoints"), say)
+
+
+def _check_resumable(recipe: SftRecipe, output: Path) -> None:
+    if (output / "summary.json").is_file():
+        raise RladError(f"{output} is finished: see its summary.json; to train again leave --resume out")
+    if not (output / "recipe.yaml").is_file():
+        raise RladError(f"there is no training to resume in {output}: leave --resume out (traces go on in any case)")
+    check_same_recipe(recipe, output / "recipe.yaml")  # type: ignore[arg-type]  # it has the same fields
+
+
+def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Traces:
+    """The traces that the recipe speaks of, made where they are missing."""
+    spec, teacher = recipe.sft, recipe.teacher
+    if teacher is None:
+        return load_traces(recipe.traces)
+    examples = list(task.train())
+    if not examples:
+        raise RladError("the task has no training examples")
+    if spec.problems is not None and spec.problems > len(examples):
+        raise RladError(f"sft.problems: the task has {len(examples)} training problems, not {spec.problems}")
+    from rlad.evaluation.generate import Sampling
+
+    settings = Settings(
+        spec.samples,
+        Sampling(spec.temperature, spec.top_p, spec.max_new_tokens),
+        recipe.seed if spec.seed is None else spec.seed,
+        spec.batch_size,
+        _prompt(recipe),
+    )
+    named = ("revision", "dtype", "adapter", "quantization", "model")
+    about = {name: value for name in named if (value := getattr(teacher, name, None)) is not None}
+    about |= {"teacher": str(teacher), "task": recipe.task}
+    made = (task, examples[: spec.problems], recipe.traces, settings, spec.per_problem, about, say)
+    return make_traces(lambda: _backend(recipe), *made)
+
+
+def _backend(recipe: SftRecipe) -> Backend:
+    """What generates the traces. Raises RladError where it cannot."""
+    from rlad.evaluation.models import ModelName
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RladError("traces are made by one process: run `rlad sft RECIPE --traces-only` first, without a launcher")
+    teacher, spec = recipe.teacher, recipe.sft
+    if isinstance(teacher, ServerSpec):
+        from rlad.evaluation.backends import ServerBackend
+
+        return ServerBackend(
+            teacher.addresses[0],
+            ModelName(str(teacher.tokenizer)).tokenizer(),
+            teacher.model,
+            api_key_env=teacher.api_key_env,
+            concurrency=teacher.concurrency,
+            patience=(teacher.timeout, teacher.retries, FIRST_WAIT),
+        )
+    assert isinstance(teacher, LocalTeacherSpec)  # checked when the recipe was made
+    if spec.backend == "vllm":
+        from rlad.evaluation.backends import VLLMBackend
+
+        base = None if teacher.adapter is None else teacher.path
+        return VLLMBackend(ModelName(teacher.adapter or teacher.path, teacher.revision, teacher.dtype, base))
+    return _transformers_backend(teacher, bool(recipe.trainer.get("use_cpu", False)))
+
+
+def _transformers_backend(teacher: LocalTeacherSpec, use_cpu: bool) -> Backend:
+    import torch
+    from transformers import AutoTokenizer
+
+    from rlad.evaluation.generate import TransformersBackend
+    from rlad.models import resolve
+    from rlad.teacher.local import LocalTeacher
+
+    names = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
+    device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
+    model = LocalTeacher.load(teacher.path, device=device, **teacher.load_kwargs()).model
+    return TransformersBackend(model, AutoTokenizer.from_pretrained(resolve(teacher.path), **names))
+
+
+def _prompt(recipe: SftRecipe) -> PromptFormat:
+    return PromptFormat(chat_template_kwargs=recipe.sft.chat_template_kwargs)
+
+
+def _longest(recipe: SftRecipe, model: Any) -> int | None:
+    limits = (
+        recipe.trainer.get("max_length"),
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    )
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def make_trainer(
+    recipe: SftRecipe, rows: list[Any], model: Any, tokenizer: Any, output: Path, say: Callable[[str], None]
+) -> Any:
+    """TRL's SFTTrainer on rows of token ids. Raises RladError for arguments that it does not take."""
+    arguments = {**recipe.trainer_arguments(), "output_dir": str(output / "checkpoints"), "disable_tqdm": True}
+    ours: dict[str, Any] = {
+        "max_completion_length": recipe.sft.max_new_tokens,
+        "chat_template_kwargs": dict(recipe.sft.chat_template_kwargs),
+    }
+    try:
+        trainer = SFTTrainer(
+            model,
+            OfflineConfig(**arguments, **ours),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=recipe.model.lora and recipe.model.lora.peft_config(),
+            callbacks=[Checkpoints(), StepLine(say, COLUMNS), MetricsFile(output / "metrics.jsonl")],
+        )
+    except (ValueError, ImportError) as error:  # of combinations, which TRL and transformers check themselves
+        raise RladError(f"trainer: {' '.join(str(error).split())}") from error
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def _train(
+    recipe: SftRecipe,
+    task: Task,
+    trainer: Any,
+    traces: Traces,
+    output: Path,
+    checkpoint: Path | None,
+    say: Callable[[str], None],
+) -> int:
+    shared: Any = recipe  # what evaluation asks a recipe for, both kinds have
+    stop = StopAtBoundary(1, say)
+    trainer.add_callback(stop)
+    validation = _validation(shared, task, trainer, output, say)
+    before = _evaluate(shared, task, trainer, output / "evaluation-before.json", "before", say)
+    if checkpoint is not None:
+        say(f"going on from {checkpoint}")
+    started = time.monotonic()
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if stop.stopped:
+        say(f"stopped after step {trainer.state.global_step}; go on with: rlad sft {output / 'recipe.yaml'} --resume")
+        return INTERRUPTED
+    seconds = time.monotonic() - started
+    save_model(trainer, output / "model")
+    model, best = _best(shared, validation, trainer, say)
+    after = _evaluate(shared, task, trainer, output / "evaluation-after.json", "after", say, model)
+    if not trainer.is_world_process_zero():
+        return 0
+    steps = trainer.state.global_step
+    summary: dict[str, Any] = {"recipe": recipe.model_dump(), "steps": steps, "seconds": seconds, **environment()}
+    summary["traces"] = {
+        "folder": str(traces.folder),
+        "problems": traces.problems,
+        "counts": traces.counts,
+        "teacher_tokens": traces.teacher_tokens,
+        "trained_on": len(trainer.train_dataset),
+    }
+    if recipe.validate_spec is not None:
+        summary["evaluated_step"] = best or steps
+    better = True
+    if before is not None and after is not None:
+        summary["gain"] = compare(before, after)
+        say("\n" + _gain_table(after.difficulty_name, summary["gain"]))
+        better = summary["gain"][-1]["low"] > 0
+    metrics = read_metrics(output / "metrics.jsonl") if (output / "metrics.jsonl").is_file() else []
+    if metrics:
+        learning_curve({"sft": [metrics]}, output / "learning_curve.png", "loss", "sft: training loss")
+    write_json(output / "summary.json", summary)
+    say(f"\n{steps} steps in {seconds:.0f} s. Written to {output}: the student in model, and summary.json")
+    if recipe.evaluate is not None and recipe.evaluate.require_improvement and not better:
+        say("not better: the 95 % interval of the accuracy gained is not above 0")
+        return NOT_BETTER
+    return 0
