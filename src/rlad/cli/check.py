@@ -35,7 +35,7 @@ def check(
     print(f"{'recipe':<10}{find_recipe(recipe)}")
     for line in description(checked):
         print(line)
-    for caution in [*cautions(checked.trainer, "trainer."), *_think_caution(checked)]:
+    for caution in [*cautions(checked.trainer, "trainer."), *_think_caution(checked), *_here(checked)]:
         print(f"caution: {caution}")
     return _report(problems)
 
@@ -48,6 +48,27 @@ def _think_caution(recipe: Recipe) -> list[str]:
         "the scorer logic-rl counts the prompt's <think>: model.open_think and task.prompt_ends_with_think should "
         "agree (unless the chat template itself opens <think>)"
     ]
+
+
+def _here(recipe: Recipe) -> list[str]:
+    """What the recipe needs and this machine lacks: it may be checked here to be run elsewhere."""
+    from importlib.util import find_spec
+
+    found = []
+    if _needs_gpu(recipe.trainer_arguments()):
+        found.append(
+            "this machine has no GPU: checked as for one that has; to train here set trainer.use_cpu=true and "
+            "trainer.bf16=false"
+        )
+    if recipe.trainer.get("use_vllm") and find_spec("vllm") is None:
+        found.append("trainer.use_vllm: vLLM is not installed here (pip install 'rlad[vllm]')")
+    return found
+
+
+def _needs_gpu(arguments: dict[str, Any]) -> bool:
+    import torch
+
+    return not arguments.get("use_cpu") and not torch.cuda.is_available()
 
 
 def _report(problems: tuple[str, ...] | list[str]) -> int:
@@ -202,6 +223,8 @@ def _trl_problems(arguments: dict[str, Any], method: dict[str, Any]) -> list[str
 
     from rlad.trainer.trainer import RLADConfig
 
+    if _needs_gpu(arguments):
+        arguments = arguments | {"use_cpu": True}  # what else is wrong, for a machine with a GPU
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line. Returns its exit status: 2 for a user's mistake, which one line names, 130 for Ctrl-C."""
     # huggingface_hub reports usage unless told not to; a user who wants that sets the variable.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Where it is installed it notes a kernel that it lacks on a CPU, before every command.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # typer itself turns Ctrl-C into status 130, and a closed pipe into 1.

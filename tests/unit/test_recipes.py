@@ -1,0 +1,52 @@
+"""Every recipe of the repository passes `rlad check` on a machine without a GPU and without the hub."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlad.cli.main import main
+from rlad.trainer.config import Recipe
+
+ROOT = Path(__file__).parents[2] / "recipes"
+MADE_FIRST = {"other-tokenizer"}  # its README makes the teacher that its recipe names
+OTHER_FORMATS = {"kk-sft", "studies"}  # checked by their own tests
+RECIPES = sorted(path for path in ROOT.glob("*/*.yaml") if path.parent.name not in MADE_FIRST | OTHER_FORMATS)
+PAPER = [path for path in RECIPES if path.parent.name.startswith(("kk-qwen3", "math-qwen3"))]
+
+
+def of(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=of)
+def test_a_recipe_passes_check(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(path)]) == 0, capsys.readouterr().err
+    assert "nothing wrong was found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", PAPER, ids=of)
+def test_the_paper_s_recipes_have_the_paper_s_settings(path: Path) -> None:
+    """RLAD's experiments section: batch 256, groups of 8, micro-batch 16, learning rate 1e-6, alpha 0.5, clip 0.2 and
+    0.28, temperature 1; evaluated at 0.6 and 0.95."""
+    recipe = Recipe.resolve(str(path))
+    arguments = recipe.trainer_arguments()
+    assert arguments["per_device_train_batch_size"] == 16 and arguments["gradient_accumulation_steps"] * 16 == 256
+    assert (arguments["num_generations"], arguments["learning_rate"], arguments["temperature"]) == (8, 1e-6, 1.0)
+    method = recipe.make_method()
+    assert (method.name, getattr(method, "alpha", None), method.clip_low, method.clip_high) == ("rlad", 0.5, 0.2, 0.28)
+    assert recipe.evaluate is not None and (recipe.evaluate.temperature, recipe.evaluate.top_p) == (0.6, 0.95)
+    readme = (path.parent / "README.md").read_text(encoding="utf-8")
+    assert "paper, not reproduced here" in readme and "Not run" in readme
+
+
+def test_there_are_the_paper_s_recipes() -> None:
+    assert {of(path) for path in PAPER} >= {"kk-qwen3-0.6b/recipe.yaml", "kk-qwen3-1.7b/recipe-8k.yaml"}
+
+
+def test_rlad_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "rlad", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("rlad ")
