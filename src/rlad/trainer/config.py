@@ -69,6 +69,9 @@ OUR_FIELDS: dict[str, tuple[Any, Any]] = {
     "trim_padding": (bool, True),
     "groups": (Literal["keep", "refill"], "keep"),
     "refill_rounds": (int, 4),
+    "record_every": (int, 0),  # 5 in `rlad train` (rlad.trainer.recorder.EVERY)
+    "record_groups": (int, 4),
+    "record_folder": (str | None, None),
 }
 
 

@@ -139,7 +139,11 @@ def refill(trainer: RLADTrainer, made: Rollouts, flat: Tensor) -> Rollouts:
         without = _own(trainer, flat, wanted)
         taken = [i for i in range(wanted) if i not in without][: len(empty)]
         gone, empty = empty[: len(taken)], empty[len(taken) :]
-        counts.add(*(fresh.reason(i, size) for i in without), *(made.reason(i, size) for i in gone))
+        for rollouts, dropped in ((fresh, without), (made, gone)):
+            reasons = [rollouts.reason(i, size) for i in dropped]
+            counts.add(*reasons)
+            if trainer.recorder is not None:
+                trainer.recorder.drop(trainer, rollouts, dropped, reasons)
         made = made.replaced(gone, fresh, taken, size, trainer._tokenizer.pad_token_id)
     counts.unfilled = len(empty)
     sums = accelerator.reduce(torch.tensor(counts.over_processes(), device=accelerator.device), reduction="sum")

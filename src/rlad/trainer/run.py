@@ -184,10 +184,11 @@ def _make_trainer(
     from transformers import PrinterCallback, ProgressCallback
 
     from rlad.trainer.progress import MetricsFile, StepLine
+    from rlad.trainer.recorder import EVERY
     from rlad.trainer.trainer import RLADConfig, RLADTrainer
 
-    ours = {"output_dir": str(output / "checkpoints"), "record_folder": str(output / "records")}
-    arguments = {"record_every": OUR_FIELDS["record_every"][1], **recipe.trainer_arguments(), **ours}
+    recorded = {"record_every": EVERY, "record_folder": str(output / "records")}
+    arguments = {**recorded, **recipe.trainer_arguments(), "output_dir": str(output / "checkpoints")}
     trainer = RLADTrainer(
         model,
         reward_function(task),
@@ -322,10 +323,12 @@ def _finish(
         ("metrics.jsonl", "every step"),
         ("validation.jsonl", "every validation"),
         ("learning_curve.png", "the learning curve"),
+        ("records", "groups of rollouts, token by token"),
         ("summary.json", "this table, the recipe and the environment"),
     ):
         if (output / name).exists():
             say(f"  {output / name}  ({what})")
+    say(f"\nWhat the teacher did, on one page: rlad report {output}")
     if recipe.evaluate is not None and recipe.evaluate.require_improvement and not better:
         say("not better: the 95 % interval of the accuracy gained is not above 0")
         return NOT_BETTER
@@ -346,6 +349,8 @@ def environment() -> dict[str, Any]:
     """Versions and machine, to be kept beside numbers."""
     import torch
 
+    from rlad.trainer.recorder import source_commit
+
     packages = ("rlad", "torch", "transformers", "trl", "accelerate", "datasets")
     return {
         "versions": {name: version(name) for name in packages},
@@ -353,4 +358,5 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        "commit": source_commit(),
     }

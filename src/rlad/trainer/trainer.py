@@ -38,6 +38,7 @@ from rlad.teacher.routing import ByTask
 from rlad.teacher.spans import SpansTeacher
 from rlad.trainer.groups import Counts, Rollouts, add_correct, refill
 from rlad.trainer.options import PAPER_DEFAULTS, cautions
+from rlad.trainer.recorder import ENTROPIES, GROUPS, REWARDS, SEEN, make_recorder
 from rlad.trainer.rules import conflicts
 from rlad.trainer.saving import STATE_FILE
 from rlad.trainer.teachers import make_teacher
@@ -55,6 +56,8 @@ class RLADConfig(GRPOConfig):
         seconds do not.
     groups: "keep" every group, or "refill" the batch: groups of equal rewards are dropped, and fresh prompts take their
         place (rlad.trainer.groups), in at most `refill_rounds` further generations.
+    record_every: record `record_groups` groups with all their signals every so many updates (rlad.trainer.recorder), in
+        `record_folder` (None: records below output_dir). 0 records nothing; `rlad train` records by default.
 
     Raises RladError for options that do not fit the objective (docs/trainer.md has the table).
     """
@@ -69,6 +72,9 @@ class RLADConfig(GRPOConfig):
     trim_padding: bool = True
     groups: str = "keep"
     refill_rounds: int = 4
+    record_every: int = 0
+    record_groups: int = GROUPS
+    record_folder: str | None = None
 
     def __post_init__(self) -> None:
         self.method = method_options(self.method, self.epsilon, self.epsilon_high)
@@ -81,6 +87,11 @@ class RLADConfig(GRPOConfig):
         if self.refill_rounds < 1:
             raise RladError(
                 f"refill_rounds must be at least 1, not {self.refill_rounds}: to drop no group, groups=keep"
+            )
+        if self.record_every < 0 or self.record_groups < 1:
+            raise RladError(
+                f"record_every must be at least 0 (0 records nothing) and record_groups at least 1, not "
+                f"{self.record_every} and {self.record_groups}"
             )
         super().__post_init__()
         rows = self.per_device_train_batch_size * self.steps_per_generation
@@ -184,11 +195,13 @@ class RLADTrainer(GRPOTrainer):
         self._spans = teacher_alignment == "spans"
         self._timers = _Timers()
         self._rewards: Tensor | None = None
+        self._reward_parts: Tensor | None = None
         self._scores: list[Any] | None = None
         self.refilled = Counts()
         self._signals_batch: dict[str, Any] | None = None
         self._broken_teacher, self._scored_tokens, self._zero_variance = 0, 0, 0
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        self.recorder = make_recorder(self)
         self.teacher: Teacher | SpansTeacher | None = None
         if self.method.needs_teacher:
             self.teacher = make_teacher(
@@ -208,6 +221,7 @@ class RLADTrainer(GRPOTrainer):
             raise RladError(
                 "a rollout got None from every reward function: each needs a reward to be compared in its group"
             )
+        self._reward_parts = rewards
         self._scores = next((list(each.scores) for each in self.reward_funcs if hasattr(each, "scores")), None)
         self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
         return rewards
@@ -234,12 +248,19 @@ class RLADTrainer(GRPOTrainer):
         )
 
     def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Any]:
+        recorder = self.recorder if self.model.training else None
+        recorded = recorder is not None and recorder.due(self)
         made, flat = self.rollouts(inputs)
         if self.model.training:
             self._zero_variance += int(flat.sum())
             if self.args.groups == "refill":
                 made = refill(self, made, flat)
         batch = made.batch
+        if recorder is not None:
+            with self._timers.part("recorder"):
+                if recorded:
+                    recorder.begin(self, made)
+                del batch[REWARDS]
         if self.teacher is not None:
             with self._timers.part("teacher"):
                 self._add_teacher(batch, made.inputs)
@@ -251,6 +272,10 @@ class RLADTrainer(GRPOTrainer):
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         with self._timers.part("ours"):
             flat = self._replace_advantages(batch)
+        if self.recorder is not None and self.model.training:
+            assert self._reward_parts is not None
+            start = self.accelerator.process_index * len(inputs)
+            batch[REWARDS] = self._reward_parts[start : start + len(inputs)]
         made = Rollouts(batch, list(inputs), self._scores)
         if self.method.needs_correct:
             add_correct(self, made)
@@ -337,8 +362,12 @@ class RLADTrainer(GRPOTrainer):
         score = super()._get_per_token_logps_and_entropies
         if self._signals_batch is not None:
             logps, entropies, aux_loss = score(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
+            self._signals_batch[ENTROPIES] = entropies
             with self._timers.part("ours"):
                 logps = self._put_objective(self._signals_batch, logps)
+            if self.recorder is not None and self.model.training:
+                with self._timers.part("recorder"):
+                    self.recorder.collect(self, self._signals_batch)
             return logps, entropies, aux_loss
         special = [
             name
@@ -370,6 +399,7 @@ class RLADTrainer(GRPOTrainer):
         terms = objective_terms(method, signals)
         batch["old_per_token_logps"], batch["advantages"] = signals.logps, terms.objective
         self._log_terms(signals, terms)
+        batch[SEEN] = signals, terms, method
         return signals.logps
 
     @torch.no_grad()
