@@ -38,13 +38,19 @@ def test_the_paper_s_recipes_have_the_paper_s_settings(path: Path) -> None:
     assert (arguments["num_generations"], arguments["learning_rate"], arguments["temperature"]) == (8, 1e-6, 1.0)
     method = recipe.make_method()
     assert (method.name, getattr(method, "alpha", None), method.clip_low, method.clip_high) == ("rlad", 0.5, 0.2, 0.28)
-    assert recipe.evaluate is not None and (recipe.evaluate.temperature, recipe.evaluate.top_p) == (0.6, 0.95)
+    asked = recipe.evaluate or recipe.validate_spec
+    assert asked is not None and (asked.temperature, asked.top_p) == (0.6, 0.95)
+    if recipe.task["name"] == "math":
+        assert arguments["groups"] == "refill" and arguments["use_adaptive_entropy"]
+        assert recipe.validate_spec is not None and recipe.validate_spec.keep_best
     readme = (path.parent / "README.md").read_text(encoding="utf-8")
     assert "paper, not reproduced here" in readme and "Not run" in readme
 
 
 def test_there_are_the_paper_s_recipes() -> None:
-    assert {of(path) for path in PAPER} >= {"kk-qwen3-0.6b/recipe.yaml", "kk-qwen3-1.7b/recipe-8k.yaml"}
+    logic = [f"kk-qwen3-{size}/recipe{context}.yaml" for size in ("0.6b", "1.7b") for context in ("", "-8k")]
+    math = [f"math-qwen3-{model}/recipe.yaml" for model in ("1.7b", "1.7b-base", "8b-base")]
+    assert {of(path) for path in PAPER} == {*logic, *math}
 
 
 def test_rlad_runs_as_a_module() -> None:
