@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 INTERRUPTED, NOT_BETTER = 130, 1
 
 
-def train(recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | None = None) -> int:
+def train(
+    recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | None = None, callbacks: Sequence[Any] = ()
+) -> int:
     """Train as the recipe says and write everything below recipe.output. Returns the exit status.
 
     0: done. 1: `evaluate.require_improvement` and the paired 95 % interval of the accuracy gained is not above 0.
     130: stopped by Ctrl-C at a checkpoint; `resume` goes on from there to the same weights.
+    callbacks: further transformers.TrainerCallback.
     Raises RladError for what can be known to fail before the first step, and when there is nothing to resume.
     """
     say = emit or (lambda line: print(line, flush=True))
@@ -60,7 +63,8 @@ def train(recipe: Recipe, resume: bool = False, emit: Callable[[str], None] | No
     model, tokenizer = _load(recipe.model)
     trainer = _make_trainer(recipe, task, examples, model, tokenizer, teacher, output, say)
     stop = StopAtBoundary(batches(vars(trainer.args), trainer.args.world_size).boundary, say)
-    trainer.add_callback(stop)
+    for callback in (stop, *callbacks):
+        trainer.add_callback(callback)
     validation = _validation(recipe, task, trainer, output, say)
     before = _evaluate(recipe, task, trainer, output / "evaluation-before.json", "before", say)
     started = time.monotonic()
