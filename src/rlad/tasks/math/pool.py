@@ -31,6 +31,12 @@ MESSAGE = 60_000  # bytes that it is sent at once: they fit into an empty pipe, 
 STARTUP = 180.0  # seconds that a worker may take to import math-verify, on a machine that is busy with other things
 WALL = 10.0  # an answer's limit of wall time, in limits of processor time
 LEAST_WALL = 30.0  # and at least so many seconds
+SHARE = 2  # a worker that holds more than one part in SHARE of its memory after its jobs is replaced
+PAGE = os.sysconf("SC_PAGE_SIZE")
+POLL = 0.05  # seconds between two looks at the memory of the workers
+# Where the kernel tells what a process holds, one that holds too much is killed, and the reason known. RLIMIT_AS, so
+# many times that, is what holds between two looks: where it fails an allocation, math-verify swallows the MemoryError.
+SPARE = 4 if Path("/proc/self/statm").exists() else 1
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Worker:
 
     def __init__(self, memory: int) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(PROGRAM), str(PROGRAM.parents[3]), str(memory)],
+            [sys.executable, "-P", str(PROGRAM), str(PROGRAM.parents[3]), str(memory * SPARE)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -82,7 +88,6 @@ class Worker:
         )
         self.jobs: deque[int] = deque()
         self.ready = False
-        self.full = False
         self.deadline = time.monotonic() + STARTUP
         self._read = b""
 
@@ -109,6 +114,13 @@ class Worker:
             return None
         *lines, self._read = (self._read + data).split(b"\n")
         return [json.loads(line) for line in lines]
+
+    def held(self) -> int:
+        """Bytes of memory that it holds; 0 where the kernel does not tell."""
+        try:
+            return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE
+        except (OSError, IndexError, ValueError):
+            return 0
 
     def end(self) -> int:
         """Kill it, close its pipes, and return its exit status."""
@@ -228,13 +240,17 @@ class _Run:
             for worker in busy:
                 selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
             first = min(worker.deadline for worker in busy) - time.monotonic()
-            events = selector.select(max(0.0, first))
+            events = selector.select(min(POLL, max(0.0, first)))
         for key, _ in events:
             self._hear(key.data)
         now = time.monotonic()
         for worker in busy:
-            if worker in self.held and worker.jobs and worker.deadline < now:
-                self._bury(worker, "wall" if worker.ready else "start")
+            if worker not in self.held or not worker.jobs:
+                continue
+            if worker.deadline < now:
+                self._bury(worker, "wall")
+            elif SPARE > 1 and worker.held() > self.pool.memory:
+                self._bury(worker, "memory")
 
     def _hear(self, worker: Worker) -> None:
         replies = worker.replies()
@@ -248,9 +264,8 @@ class _Run:
                 worker.ready = True
             else:
                 self.found[worker.jobs.popleft()] = _outcome(reply, self.pool.memory)
-                worker.full = worker.full or reply["full"]
             worker.extend(self.wall)
-        if worker.full and not worker.jobs:
+        if not worker.jobs and worker.held() > self.pool.memory // SHARE:
             self._bury(worker)
 
     def _bury(self, worker: Worker, why: str = "") -> None:
@@ -277,6 +292,8 @@ class _Run:
         """Why a worker died at a job; "" where the job may not be to blame, and is tried again."""
         if status == -signal.SIGPROF:
             return f"grading took more than {self.seconds:g} s of processor time"
+        if why == "memory":
+            return f"grading needed more than {self.pool.memory >> 20} MiB"
         if why == "wall" or status == -signal.SIGALRM:
             return f"grading took more than {self.wall:g} s"
         if culprit not in self.crashed:

@@ -13,8 +13,6 @@ import signal
 import sys
 from typing import Any, BinaryIO
 
-SHARE = 2  # a worker that once held more than one part in SHARE of its memory limit asks to be replaced
-
 
 def main() -> None:
     """Answer jobs on standard input until it closes. Arguments: the folder that rlad is in, bytes of address space."""
@@ -40,7 +38,6 @@ def main() -> None:
         _timers(job["seconds"], job["wall"])
         reply = _reply(verdicts, job)
         _timers(0, 0)
-        reply["full"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > limit // SHARE
         _send(replies, reply)
 
 
