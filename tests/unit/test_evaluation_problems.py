@@ -72,3 +72,22 @@ def test_a_seed_depends_on_seed_problem_and_sample_alone() -> None:
     assert len(seeds) == 2 * 2 * 2 * 50 and all(0 <= seed < 2**63 for seed in seeds)
     # Kept: results that were published were drawn from these.
     assert response_seed(0, ("0123456789abcdef", 0), 0) == 1533036574167199112
+
+
+@pytest.mark.parametrize(
+    ("answer", "strict", "logic_rl"),
+    [
+        ("<answer>Zoey is a knight, Bob is a knave</answer>", True, True),
+        ("<answer>Zoey is a knave, Bob is a knave</answer>", True, True),  # wrong, and readable
+        ("<answer>Zoey is a knight</answer>", False, True),
+        ("<answer>Zoey is a knight, Bob is not a knave</answer>", False, True),
+        ("Zoey is a knight, Bob is a knave", False, False),
+    ],
+)
+def test_knights_and_knaves_say_whether_the_format_is_right(answer: str, strict: bool, logic_rl: bool) -> None:
+    from rlad.tasks.knights_knaves.score import score
+
+    def form(scorer: str) -> bool | None:
+        return score(f"x</think>{answer}", ["Zoey", "Bob"], [True, False], scorer).format_ok
+
+    assert (form("strict"), form("logic-rl"), form("logic-rl-eval")) == (strict, logic_rl, logic_rl)

@@ -117,11 +117,11 @@ def evaluate(
     other = None if against is None else load_run(against)
     spec = task_spec(task, data, people)
     loaded = load_task(spec)
-    about: dict[str, Any] = {"model": model, "command": _command()}
+    about: dict[str, Any] = {"model": model or responses, "command": _command()}
     kept: dict[str, Any] = {"task": spec, "split": split}
     if responses is not None:
         examples = loaded.evaluation(split, puzzles)
-        store = _scored(loaded, examples, responses, records, restart, {**about, "model": model or responses}, kept)
+        store = _scored(loaded, examples, responses, records, restart, about, kept)
     else:
         name = _model_name(model, revision, dtype, base)
         check_pass_at(ks, samples)

@@ -1,0 +1,201 @@
+"""An evaluation that is killed and goes on ends as one that was not; and what is compared, scored and exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from rlad.cli.main import main
+from rlad.records import part, parts, read_rows
+
+COMMON = ["--task", "knights_knaves", "--people", "2-3", "--max-new-tokens", "24", "--temperature", "1"]
+DRAWN = ("order", "sample", "seed", "response", "tokens", "truncated", "value", "extracted", "format_ok")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.save(1, tmp_path_factory.mktemp("model"))
+
+
+def drawn(folder: Path) -> list[tuple[Any, ...]]:
+    return sorted(tuple(row[name] for name in DRAWN) for row in read_rows(folder, "response"))
+
+
+def evaluated(*arguments: str) -> list[str]:
+    return ["evaluate", *arguments, *COMMON]
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on_to_the_same_result(model: str, tmp_path: Path) -> None:
+    size = ["--puzzles", "30", "--samples", "4", "--batch-size", "4"]
+    killed = evaluated(model, *size, "--records", str(tmp_path / "killed"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from rlad.cli.main import main; sys.exit(main())", *killed],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    deadline = time.monotonic() + 120
+    while len(parts(tmp_path / "killed")) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    left = len(parts(tmp_path / "killed"))
+    assert 2 <= left < 30  # of 30 * 4 / 4 batches
+    (tmp_path / "killed" / ".part-000099.parquet.x").write_bytes(b"half")  # as a kill in the middle of a write leaves
+    before = part(tmp_path / "killed", 0).stat().st_mtime_ns
+
+    assert main([*killed, "--output", str(tmp_path / "killed.json")]) == 0
+    assert main([*evaluated(model, *size), "--records", str(tmp_path / "whole")]) == 0
+    assert main([*evaluated(model, *size), "--output", str(tmp_path / "none.json")]) == 0
+    assert part(tmp_path / "killed", 0).stat().st_mtime_ns == before  # nothing is made twice
+    assert len(drawn(tmp_path / "whole")) == 120
+    assert drawn(tmp_path / "killed") == drawn(tmp_path / "whole")
+    one, other = (json.loads((tmp_path / name).read_text()) for name in ("killed.json", "none.json"))
+    assert one["summary"] == other["summary"]
+    for problem in other["problems"]:
+        problem["responses"] = []  # they are in the records
+    assert one["problems"] == other["problems"]
+
+
+def test_a_finished_evaluation_is_read_and_another_way_is_refused_by_name(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    usual = evaluated(model, "--puzzles", "4", "--samples", "2", "--records", "run")
+    assert main(usual) == 0
+    table = capsys.readouterr().out
+    monkeypatch.setattr("rlad.evaluation.models.ModelName.load", lambda _: pytest.fail("there is nothing to generate"))
+    assert main([*usual, "--batch-size", "3"]) == 0  # it changes no draw
+    assert capsys.readouterr().out == table
+    assert main([*usual, "--pass-at", "1,2"]) == 0
+    assert "pass@2" in capsys.readouterr().out
+    for change, says in (
+        (["--top-p", "0.5"], "top_p was 0.95 and is 0.5"),
+        (["--seed", "3"], "seed was 0 and is 3"),
+        (["--append", "<think>\\n"], "append was '' and is '<think>\\n'"),
+        (["--split", "validation"], "the problems are others; split was 'test' and is 'validation'"),
+        (["--puzzles", "6"], "the problems are others"),
+        (["--samples", "3"], "samples was 2 and is 3"),
+        (["--dtype", "bfloat16"], "dtype was None and is 'bfloat16'"),
+    ):
+        assert main([*usual, *change]) == 2
+        err = capsys.readouterr().err
+        assert says in err and "--restart" in err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert main([*usual, "--seed", "3", "--restart"]) == 0
+    assert {row["sample"] for row in read_rows("run", "response")} == {0, 1}
+    (aside,) = tmp_path.glob("run.*")
+    assert drawn(aside) != drawn(tmp_path / "run")
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny.save(1, tmp_path / "model")
+    usual = evaluated(model, "--puzzles", "2", "--records", str(tmp_path / "run"))
+    assert main(usual) == 0
+    tiny.save(2, tmp_path / "model")
+    assert main(usual) == 2
+    assert "revision was 'sha256:" in capsys.readouterr().err
+
+
+def test_records_say_how_they_were_made(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = evaluated(model, "--puzzles", "2", "--records", str(tmp_path / "run"))
+    monkeypatch.setattr(sys, "argv", ["rlad", *arguments])
+    assert main() == 0
+    for row in read_rows(tmp_path / "run", "response"):
+        assert (
+            row["model"] == model and row["revision"].startswith("sha256:") and row["command"].startswith("rlad eval")
+        )
+        assert json.loads(row["settings"])["temperature"] == 1.0
+        example = json.loads(row["example"])
+        assert json.loads(row["prompt"]) == example["prompt"] and len(example["names"]) == int(row["difficulty"])
+
+
+def test_against_another_run(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--puzzles", "4", "--samples", "2"]
+    assert main(evaluated(model, *size, "--records", str(tmp_path / "run"), "--output", str(tmp_path / "a.json"))) == 0
+    for other in ("run", "a.json"):
+        arguments = [*evaluated(model, *size), "--against", str(tmp_path / other), "--output", str(tmp_path / "b.json")]
+        assert main(arguments) == 0
+        out, err = capsys.readouterr()
+        assert "in pairs" in out and "warning" not in err
+    against = json.loads((tmp_path / "b.json").read_text())["against"]
+    assert [row["difficulty"] for row in against["rows"]] == ["2", "3", "average", "all"]
+    assert all(row["difference"] == 0 and row["p_value"] == 1 for row in against["rows"])  # the same draws
+    assert against["differing"] == []
+    assert main([*evaluated(model, *size), "--top-p", "1", "--against", str(tmp_path / "a.json")]) == 0
+    assert "not made alike: top_p: 0.95 and 1.0" in capsys.readouterr().err
+    for arguments, says in (
+        (["--puzzles", "2", "--against", "a.json"], "of 4 and 2, 2 are shared"),
+        (["--puzzles", "4", "--against", "none"], "there is no evaluation at"),
+    ):
+        arguments[-1] = str(tmp_path / arguments[-1])
+        assert main(evaluated(model, *arguments)) == 2
+        assert says in capsys.readouterr().err
+    part(tmp_path / "run", 0).rename(tmp_path / "elsewhere.parquet")
+    assert main([*evaluated(model, *size), "--batch-size", "2", "--records", str(tmp_path / "two")]) == 0
+    part(tmp_path / "two", 3).unlink()
+    assert main([*evaluated(model, *size), "--against", str(tmp_path / "two")]) == 2
+    assert "has 6 of 8 responses: the command that began it will finish it" in capsys.readouterr().err
+
+
+def test_responses_made_elsewhere_and_an_export(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is exported, and the records, score as they did; without a model."""
+    size, lines = ["--puzzles", "4", "--samples", "2"], str(tmp_path / "samples.jsonl")
+    assert main([*evaluated(model, *size), "--records", str(tmp_path / "run"), "--export", "lm-eval", lines]) == 0
+    table = capsys.readouterr().out.splitlines()[1:4]
+    for name in ("run", "samples.jsonl", "run/part-000000.parquet"):
+        arguments = ["evaluate", "--task", "knights_knaves", "--people", "2-3", "--puzzles", "4"]
+        assert main([*arguments, "--responses", str(tmp_path / name), "--output", str(tmp_path / "b.json")]) == 0
+        kept = json.loads((tmp_path / "b.json").read_text())
+        assert kept["settings"]["samples"] == 2 and kept["settings"]["model"] == str(tmp_path / name)
+        printed = capsys.readouterr().out.splitlines()[1:4]
+        # lm-eval's samples have no lengths
+        assert [line.split()[:12] for line in printed] == [line.split()[:12] for line in table]
+        assert (printed == table) == (name != "samples.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["x"], "say what to evaluate on"),
+        (["--task", "knights_knaves"], "say which model"),
+        (["x", "--task", "knights_knaves", "--backend", "sglang"], "one of transformers, vllm, server"),
+        (["x", "--task", "knights_knaves", "--backend", "server"], "needs --url"),
+        (["x", "--task", "knights_knaves", "--url", "http://localhost:1"], "are for --backend server"),
+        (["x", "--task", "knights_knaves", "--engine", "{a: 1}"], "is for --backend vllm"),
+        (["x", "--task", "knights_knaves", "--engine", "{a"], "--engine is not YAML"),
+        (["x", "--task", "knights_knaves", "--template", "[1]"], "--template must be a mapping"),
+        (["x", "--task", "knights_knaves", "--pass-at", "1,a"], "whole numbers, such as 1,8,32"),
+        (
+            ["x", "--task", "knights_knaves", "--pass-at", "1,8"],
+            "pass@8 needs at least 8 samples of each problem, not 1",
+        ),
+        (["x", "--task", "knights_knaves", "--pass-at", "0"], "k from 1 on"),
+        (["x", "--task", "knights_knaves", "--dtype", "int4"], "dtype must be one of"),
+        (["x", "--task", "knights_knaves", "--base", "y"], "is no adapter folder"),
+        (["x", "--task", "knights_knaves", "--prompt-format", "raw", "--template", "{a: 1}"], "would do nothing"),
+        (["x", "--task", "knights_knaves", "--restart"], "say which folder"),
+        (["x", "--task", "knights_knaves", "--export", "csv", "y"], "knows the format lm-eval"),
+        (["x", "--task", "knights_knaves", "--output", "."], "it is a folder"),
+        (["x", "--task", "knights_knaves", "--samples", "2", "--temperature", "0"], "ask for 1"),
+        (["--task", "knights_knaves", "--responses", "nowhere.jsonl"], "there is no file of responses nowhere.jsonl"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_loaded(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlad.evaluation.models.ModelName.load", lambda _: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rlad.evaluation.models.ModelName.which_weights", lambda _: pytest.fail("a model was read"))
+    assert main(["evaluate", *arguments]) == 2
+    assert says in capsys.readouterr().err
