@@ -32,12 +32,11 @@ from rlad.trainer.run import (
     _load,
     _quiet,
     _validation,
-    check_same_recipe,
     environment,
     set_aside,
 )
 from rlad.trainer.saving import STATE_FILE, last_checkpoint, save_model
-from rlad.trainer.sections import LocalTeacherSpec, ServerSpec
+from rlad.trainer.sections import LocalTeacherSpec, ServerSpec, trained_by
 
 if TYPE_CHECKING:
     from rlad.evaluation.generate import Backend
@@ -117,7 +116,15 @@ def _check_resumable(recipe: SftRecipe, output: Path) -> None:
         raise RladError(f"{output} is finished: see its summary.json; to train again leave --resume out")
     if not (output / "recipe.yaml").is_file():
         raise RladError(f"there is no training to resume in {output}: leave --resume out (traces go on in any case)")
-    check_same_recipe(recipe, output / "recipe.yaml")  # type: ignore[arg-type]  # it has the same fields
+    ours, theirs = (each.model_dump() for each in (recipe, SftRecipe.resolve(str(output / "recipe.yaml"))))
+    for each in (ours, theirs):  # a server may have moved
+        each["teacher"] = trained_by(each["teacher"])
+    changed = sorted(key for key in ours if ours[key] != theirs[key] and key != "output")
+    if changed:
+        raise RladError(
+            f"{', '.join(changed)} differ from the run to be resumed: `rlad sft {output / 'recipe.yaml'} --resume` "
+            "goes on as it was"
+        )
 
 
 def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Traces:
