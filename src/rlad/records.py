@@ -196,6 +196,7 @@ class Writer:
 def read(path: str | os.PathLike[str], kind: str, columns: Sequence[str] | None = None) -> Any:
     """A pyarrow.Table of a file's rows, or of all parts of a folder: the columns of the schema, or those named.
 
+    A column that may be null is null where a file has none of that name.
     Raises RladError for what is not there, is not Parquet, is of another kind or a newer version, or lacks a column.
     """
     return pa.concat_tables([_read_one(each, kind, columns) for each in _files(path)])
@@ -297,11 +298,14 @@ def _read_one(path: Path, kind: str, columns: Sequence[str] | None) -> Any:
         if version > VERSION:
             raise RladError(f"{path} is of version {version} and this rlad reads up to {VERSION}: upgrade rlad")
         wanted = [schema.field(name) for name in columns or schema.names]
-        missing = [field.name for field in wanted if field.name not in file.schema_arrow.names]
+        absent = [field for field in wanted if field.name not in file.schema_arrow.names]
+        missing = [field.name for field in absent if not field.nullable]
         if missing:
             raise RladError(f"{path} lacks the column {', '.join(missing)} of {kind} records")
         try:
             table = file.read(columns=[field.name for field in wanted])
+            for field in absent:  # one that may be left out was, or came later than the file
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
             # Parquet keeps the order of the file, not that of the call; casting also refuses other types.
             return table.select([field.name for field in wanted]).replace_schema_metadata().cast(pa.schema(wanted))
         except (pa.ArrowException, OSError, ValueError) as error:

@@ -154,6 +154,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     refused("of version 2 and this rlad reads up to 1: upgrade", marked(bad, table, version="2"))
     refused("has no records of rlad", marked(bad, table, version="two"))
     refused("lacks the column value, kept", marked(bad, table.drop_columns(["kept", "value"])))
+    nullable = table.drop_columns(["reason", "tokens"])  # these may be null
+    assert list(read_rows(marked(bad, nullable), "trace")) == [
+        {name: TRACE.get(name) if name not in ("reason", "tokens") else None for name in SCHEMAS["trace"].names}
+    ]
     text = table.set_column(table.schema.get_field_index("value"), "value", pa.array(["much"]))
     refused("cannot be read", marked(bad, text))
     with pytest.raises(RladError, match=r"no kind of record 'x'; there are rollout"):
