@@ -77,8 +77,10 @@ class Worker:
     """A worker process, and the jobs that it was sent and has not answered."""
 
     def __init__(self, memory: int) -> None:
+        line, self._lifeline = os.pipe()  # nothing is written to it: its end is what the worker watches
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(PROGRAM), str(PROGRAM.parents[3]), str(memory * SPARE)],
+            [sys.executable, "-P", str(PROGRAM), str(PROGRAM.parents[3]), str(memory * SPARE), str(line)],
+            pass_fds=(line,),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -86,6 +88,7 @@ class Worker:
             start_new_session=True,  # Ctrl-C in a terminal goes to the caller alone
             env={**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
         )
+        os.close(line)
         self.jobs: deque[int] = deque()
         self.ready = False
         self.deadline = time.monotonic() + STARTUP
@@ -129,7 +132,8 @@ class Worker:
         return self.process.wait()
 
     def close(self) -> None:
-        """Close this end of its pipes: it ends by itself when it has answered."""
+        """Close this end of its pipes, at which it ends by itself unless another process holds them open too."""
+        os.close(self._lifeline)
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()

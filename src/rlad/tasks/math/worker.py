@@ -6,6 +6,7 @@ memory, and for each answer a timer of processor time (SIGPROF) and one of wall 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -15,9 +16,15 @@ from typing import Any, BinaryIO
 
 
 def main() -> None:
-    """Answer jobs on standard input until it closes. Arguments: the folder that rlad is in, bytes of address space."""
+    """Answer jobs on standard input until it closes.
+
+    Arguments: the folder that rlad is in, bytes of address space, and a pipe that is open as long as the caller lives.
+    """
     sys.path.append(sys.argv[1])  # last, so that nothing beside rlad hides a module of Python's own
-    limit = int(sys.argv[2])
+    limit, lifeline = int(sys.argv[2]), int(sys.argv[3])
+    if hasattr(os, "O_ASYNC"):  # the kernel sends SIGIO, which ends this process, when the caller is gone
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints is no reply
