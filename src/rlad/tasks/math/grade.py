@@ -110,7 +110,7 @@ def _job(how: str, answer: str | None, golds: tuple[str, ...], problem: str, res
     listed = options(problem) if problem else {}
     if any(letter(text) for text in listed.values()):
         listed = {}  # options that are letters themselves: a letter would be ambiguous
-    answers = [] if answer is None else [answer, *_meant(answer, listed)]
+    answers = [] if answer is None else list(dict.fromkeys([answer, *_meant(answer, listed)]))
     meant = [text for gold in golds for text in _meant(gold, listed)]
     return Job(tuple(dict.fromkeys([*golds, *meant])), tuple((how, text) for text in answers), lenient_text(response))
 

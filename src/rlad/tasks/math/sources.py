@@ -187,7 +187,9 @@ def _problem(row: Mapping[str, Any], asked: Asked, where: str, notes: list[str])
         notes.append(f"{where}: the gold {value} is wrong ({reason}); {right} is taken")
     if len(golds) > MOST_GOLDS or any(len(gold) > LONGEST_GOLD for gold in golds):
         raise ValueError(f"an answer has at most {MOST_GOLDS} forms of at most {LONGEST_GOLD} characters")
-    for part in (text, *golds):
+    # As they stand in the row too: white space is cut off golds, and a form feed that was \\f is white space.
+    written = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+    for part in (text, *golds, *(written if read is gold_texts else [])):
         if found := _CORRUPT.search(part):
             raise ValueError(f"the LaTeX is corrupt: {part[max(0, found.start() - 20) : found.end() + 20]!r}")
     return Problem(text.strip(), tuple(golds), asked.name, where)
