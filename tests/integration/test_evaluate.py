@@ -449,8 +449,11 @@ def test_subsets_of_different_sizes_weigh_alike_in_the_average() -> None:
     _, _, average, everything = compare(before, after)
     assert (average["before"], average["after"], average["difference"]) == (0.75, 0.375, -0.375)
     assert average["problems"] == 5 and everything["difference"] == 0.0
-    # weighted 1/4 and -1: of the four signs, |1/4 - 1| = 3/4 is reached by all
-    assert average["p_value"] == 1.0
+    # 5 problems of one subset up, the one of the other down: 5/5 - 1 = 0 in the average, which is nothing;
+    # of all problems 5 of 6 go up, or by chance as unevenly in 2 * (C(6, 0) + C(6, 1)) of 2^6 = 14 / 64
+    up, down = [("2", [False])] * 5, [("3", [True])]
+    rows = compare(made(*up, *down), made(*[("2", [True])] * 5, ("3", [False])))
+    assert [row["p_value"] for row in rows[-2:]] == [1.0, pytest.approx(14 / 64)]
 
 
 def test_settings_that_differ_are_named() -> None:

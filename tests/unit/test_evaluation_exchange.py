@@ -82,6 +82,9 @@ def test_parquet_of_any_kind(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"extra": 1.5, **row, "finish_reason": "stop"} for row in (TWO, *REST)])
     pq.write_table(table, tmp_path / "r.parquet")
     assert read_responses(tmp_path / "r.parquet", EXAMPLES)[1, 0] == Given("b", None, False)
+    samples = [{**TWO, "sample": 1, "response": "later"}, {**TWO, "sample": 0}, *({**row, "sample": 0} for row in REST)]
+    pq.write_table(pa.Table.from_pylist(samples), tmp_path / "r.parquet")  # our records come as batches were finished
+    assert [read_responses(tmp_path / "r.parquet", EXAMPLES)[1, j].text for j in range(2)] == ["b", "later"]
     (tmp_path / "r.parquet").write_bytes(b"PAR1")
     with pytest.raises(RladError, match="not a whole Parquet file"):
         read_responses(tmp_path / "r.parquet", EXAMPLES)
