@@ -41,7 +41,7 @@ _GOLD = ("gold", "answer", "solution", "target")  # columns that hold the right 
 def kept_policy(every: int, groups: int) -> str:
     """Which groups are recorded, in words."""
     return (
-        f"at the first update and then every {every}, {groups} groups of the main process's generation: the most mixed "
+        f"at the first update, every {every}, and the last, {groups} groups of the main process's generation: the most mixed "
         "one (right and wrong closest to half, else the largest spread of rewards), one that is all wrong where there "
         f"is one, the rest at random; and of the groups that were dropped and replaced, up to {groups}"
     )
@@ -67,7 +67,8 @@ class Recorder:
         step: int = trainer.state.global_step + 1
         updates = max(1, math.ceil(args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps))
         first, self._last = step != self._last, step  # an update may take several generations: the first is recorded
-        self._on = first and bool(step == 1 or step % self.every < updates)
+        last = step + updates > trainer.state.max_steps
+        self._on = first and (step == 1 or last or step % self.every < updates)
         if self._on:
             self._step, self._waiting, self._done, self._dropped = step, {}, [], []
             self._drops.clear()
