@@ -56,7 +56,7 @@ def test_agreement_on_real_responses(test_data: Path) -> None:
 
 
 # Where the lenient reading says something else than the project that the triple is from; docs/tasks.md says why.
-REMAINING = {"t0006", "t0508"}
+REMAINING = {"t0508"}
 FALSE_POSITIVES = {"t0031", "t0032", "t0615"}
 
 

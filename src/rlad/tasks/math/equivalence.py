@@ -6,6 +6,7 @@ math-verify's own timeouts, which need SIGALRM, are off: the process has a limit
 from __future__ import annotations
 
 import logging
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from rlad.tasks.math.latex import is_prose, key, normalised
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
 
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")  # a list of two for the strict reading, either for the lenient one
 _TEXT = (LatexExtractionConfig(), ExprExtractionConfig())
 _LATEX = (LatexExtractionConfig(),)
 
@@ -30,7 +32,8 @@ def verdicts(golds: list[str], answers: list[tuple[str, str]], tail: str) -> tup
     keys = {key(gold) for gold in golds} - {""}
     if any(_equal(text, _answer(how, text), keys, parsed) for how, text in answers):
         return True, True
-    return False, _equal(tail, _tail(tail), keys, parsed)
+    decimals = [gold for text in golds if _DECIMAL_COMMA.fullmatch(text) for gold in _parsed(text, _TEXT)]
+    return False, _equal(tail, _tail(tail), keys, parsed + decimals)
 
 
 def _equal(text: str, parsed: list[Any], keys: set[str], golds: list[Any]) -> bool:
