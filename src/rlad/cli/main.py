@@ -11,6 +11,7 @@ import typer
 
 from rlad import __version__
 from rlad.cli.check import check
+from rlad.cli.compare import compare
 from rlad.cli.evaluate import evaluate
 from rlad.cli.grade import grade
 from rlad.cli.sft import sft
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: importing rich would take longer than everything else
     pretty_exceptions_enable=False,
 )
-for command in (train, sft, evaluate, grade, check):
+for command in (train, sft, evaluate, grade, check, compare):
     app.command()(command)
 app.add_typer(teacher)
 

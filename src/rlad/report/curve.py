@@ -36,28 +36,41 @@ def learning_curve(
     runs: label -> the metrics of one or more seeds. A line is the mean over seeds of the mean over `window` steps; the
     band is its 95 % interval over seeds (Student's t), drawn from two seeds on.
     """
-    import altair as alt
-
     from rlad.evaluation.metrics import mean_interval
 
     points = []
     for label, seeds in runs.items():
         smooth = [
-            _smoothed([(row["step"], row[metric]) for row in rows if row.get(metric) is not None], window)
+            smoothed([(row["step"], row[metric]) for row in rows if row.get(metric) is not None], window)
             for rows in seeds
         ]
         for step in sorted(set.intersection(*(set(each) for each in smooth)) if smooth else ()):
             mean, low, high = mean_interval([each[step] for each in smooth])
-            band = {"low": low, "high": high} if math.isfinite(low) else {}
-            points.append({"step": step, "method": label, metric: mean, **band})
+            limits = {"low": low, "high": high} if math.isfinite(low) else {}
+            points.append({"x": step, "y": mean, "label": label, **limits})
     if not points:
         raise RladError(f"there is nothing to draw: no row has both a step and {metric!r}")
-    base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("step:Q", title="optimiser step"), color=alt.Color("method:N", title=None, sort=list(runs))
+    save(band(points, "optimiser step", metric, list(runs), title), path)
+
+
+def band(
+    points: Sequence[Mapping[str, Any]], x: str, y: str, labels: Sequence[str], title: str = "", log: bool = False
+) -> Any:
+    """A chart of lines with bands. points: x, y, label, and low and high where there is an interval. x, y: titles.
+    log: a logarithmic x axis, to base 2."""
+    import altair as alt
+
+    scale = alt.Scale(type="log", base=2) if log else alt.Scale()
+    base = alt.Chart(alt.Data(values=list(points))).encode(
+        x=alt.X("x:Q", title=x, scale=scale), color=alt.Color("label:N", title=None, sort=list(labels))
     )
-    line = base.mark_line(strokeWidth=2).encode(y=alt.Y(f"{metric}:Q", title=metric, scale=alt.Scale(zero=False)))
+    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False)))
     area = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
-    chart = (area + line).properties(width=560, height=320, title=title)
+    return (area + line).properties(width=560, height=320, title=title)
+
+
+def save(chart: Any, path: str | Path) -> None:
+    """Write a chart (.png or .svg), in full or not at all. Makes the folder."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}")  # the ending says the format
@@ -65,7 +78,7 @@ def learning_curve(
     temporary.replace(target)
 
 
-def _smoothed(points: Sequence[tuple[int, float]], window: int) -> dict[int, float]:
+def smoothed(points: Sequence[tuple[int, float]], window: int) -> dict[int, float]:
     """Trailing means: the value at a step never knows what came after it."""
     values = [value for _, value in points]
     return {

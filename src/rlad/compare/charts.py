@@ -1,0 +1,148 @@
+"""The pictures of a study, each as PNG and SVG: learning by step and by the clock, Pass@k, difficulty, tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlad.compare.tables import TOKENS, Group, accuracy_rows, pass_rows
+from rlad.evaluation.metrics import mean_interval
+from rlad.report.curve import band, learning_curve, save, smoothed
+
+SUFFIXES = (".png", ".svg")
+GRID = 40  # places at which the curves of seeds by the clock are read
+
+
+def draw(groups: Sequence[Group], folder: Path) -> list[str]:
+    """Write every chart that the cells have something for; their names, without the suffix."""
+    made = []
+    runs = {group.name: [cell.curve for cell in group.cells] for group in groups}
+    runs = {label: curves for label, curves in runs.items() if any(_has(rows, "accuracy") for rows in curves)}
+    if runs:
+        for suffix in SUFFIXES:
+            learning_curve(runs, folder / f"by-step{suffix}", title="Training accuracy by step")
+        made.append("by-step")
+        chart = by_clock(runs)
+        made += _save(chart, folder, "by-clock")
+    made += _save(pass_chart(groups), folder, "pass-at-k")
+    made += _save(difficulty_chart(groups), folder, "by-difficulty")
+    made += _save(token_chart(groups), folder, "tokens")
+    return made
+
+
+def _save(chart: Any, folder: Path, name: str) -> list[str]:
+    if chart is None:
+        return []
+    for suffix in SUFFIXES:
+        save(chart, folder / f"{name}{suffix}")
+    return [name]
+
+
+def _has(rows: Sequence[Mapping[str, Any]], metric: str) -> bool:
+    return any(row.get(metric) is not None for row in rows)
+
+
+def by_clock(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], metric: str = "accuracy") -> Any:
+    """Training accuracy over seconds of training: at each time a seed's value is the last that it had reached. A line
+    ends where its fastest seed does. None where the cells do not know their seconds."""
+    points = []
+    for label, seeds in runs.items():
+        curves = [clock_curve(rows, metric) for rows in seeds if _has(rows, metric) and _has(rows, "seconds")]
+        if not curves:
+            continue
+        first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
+        if last < first:  # a seed had ended before another had begun
+            continue
+        for i in range(GRID + 1):
+            seconds = first + (last - first) * i / GRID
+            mean, low, high = mean_interval([_at(curve, seconds) for curve in curves])
+            points.append({"x": seconds, "y": mean, "label": label, **_limits(low, high)})
+    return None if not points else band(points, "seconds of training", metric, list(runs), "Training accuracy by time")
+
+
+def clock_curve(rows: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[float, float]]:
+    """(seconds, smoothed value) of the steps that have both."""
+    known = [row for row in rows if row.get(metric) is not None and row.get("seconds") is not None]
+    values = smoothed([(i, row[metric]) for i, row in enumerate(known)], 5)
+    return [(row["seconds"], values[i]) for i, row in enumerate(known)]
+
+
+def _at(curve: Sequence[tuple[float, float]], seconds: float) -> float:
+    """The last value that was there."""
+    return [value for when, value in curve if when <= seconds + 1e-9][-1]
+
+
+def pass_chart(groups: Sequence[Group]) -> Any:
+    """Pass@k over k, a line a group, the student's among them."""
+    rows = pass_rows(groups)
+    points = [
+        {"x": k, "y": mean, "label": row["label"], **_limits(low, high)}
+        for row in rows
+        for k, (mean, low, high) in row["pass_at"].items()
+    ]
+    if not points:
+        return None
+    return band(points, "k", "Pass@k", [row["label"] for row in rows], "Pass@k on held-out problems", log=True)
+
+
+def difficulty_chart(groups: Sequence[Group]) -> Any:
+    """Accuracy by difficulty, a bar a group, with its 95 % interval over seeds."""
+    import altair as alt
+
+    rows = accuracy_rows(groups)
+    points = [
+        {"difficulty": name, "label": row["label"], "accuracy": mean, **_limits(max(low, 0.0), min(high, 1.0))}
+        for row in rows
+        for name, (mean, low, high) in row["by_difficulty"].items()
+    ]
+    if not points:
+        return None
+    order = [row["label"] for row in rows]
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X("difficulty:N", title="difficulty", axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("label:N", sort=order),
+        color=alt.Color("label:N", title=None, sort=order),
+    )
+    bars = base.mark_bar().encode(y=alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1])))
+    rules = (
+        base.transform_filter("isValid(datum.low)")
+        .mark_rule(color="black")
+        .encode(y="low:Q", y2="high:Q", color=alt.value("black"))
+    )
+    return (bars + rules).properties(width=560, height=320, title="Accuracy by difficulty")
+
+
+def token_chart(groups: Sequence[Group]) -> Any:
+    """What was logged of tokens over training, a panel a metric, means over seeds."""
+    import altair as alt
+
+    points = []
+    for column, metric in TOKENS.items():
+        for group in groups:
+            curves = [
+                smoothed([(row["step"], row[metric]) for row in cell.curve if row.get(metric) is not None], 5)
+                for cell in group.cells
+                if _has(cell.curve, metric)
+            ]
+            for step in sorted(set.intersection(*map(set, curves))) if curves else ():
+                value = math.fsum(curve[step] for curve in curves) / len(curves)
+                sign = -1 if metric == "rlad/student_minus_teacher" else 1
+                points.append({"step": step, "value": sign * value, "label": group.name, "metric": column})
+    if not points:
+        return None
+    order = [group.name for group in groups if any(point["label"] == group.name for point in points)]
+    line = alt.Chart(alt.Data(values=points)).mark_line(strokeWidth=1.5).encode(
+        x=alt.X("step:Q", title="optimiser step"),
+        y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
+        color=alt.Color("label:N", title=None, sort=order),
+    )  # fmt: skip
+    panels = line.properties(width=260, height=150).facet(
+        alt.Facet("metric:N", title=None, sort=list(TOKENS)), columns=3
+    )
+    return panels.resolve_scale(y="independent").properties(title="Tokens over training")
+
+
+def _limits(low: float, high: float) -> dict[str, float]:
+    return {"low": low, "high": high} if math.isfinite(low) and math.isfinite(high) else {}

@@ -1,0 +1,92 @@
+"""results/STUDY/README.md, report.json and charts, from the cells that are finished so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlad.compare.cells import Results
+from rlad.compare.run import chosen_row
+from rlad.compare.study import Row, Study
+from rlad.compare.tables import Group, accuracy_rows, markdown, paired_rows, pass_rows, seconds_rows, token_rows
+from rlad.errors import RladError
+from rlad.evaluation.results import write_json
+from rlad.files import whole_file
+
+TITLES = {
+    "by-step": "Training accuracy by step",
+    "by-clock": "Training accuracy by time",
+    "pass-at-k": "Pass@k",
+    "by-difficulty": "Accuracy by difficulty",
+    "tokens": "Tokens over training",
+}
+
+
+def report(study: Study, results: Results, charts: bool = True) -> str:
+    """Write them, and return the tables. Raises RladError while no cell is finished."""
+    groups, sweeps = gather(study, results)
+    finished = sum(len(group.cells) for group in groups)
+    if not finished:
+        raise RladError(f"no cell of {study.path} is finished: run it first, without --table")
+    folder = results.root / study.name
+    tables = markdown(groups, study.baseline, sweeps)
+    pictures = []
+    if charts:
+        from rlad.compare.charts import draw
+
+        pictures = draw(groups, folder / "charts")
+    commits = sorted({str(cell.data.get("commit")) for group in groups for cell in group.cells})
+    wanted = sum(group.wanted for group in groups)
+    head = [f"# {study.name}", study.spec.about.strip(), f"    rlad compare {study.path}"]
+    head.append(f"{finished} of {wanted} cells are finished, at commits {', '.join(commits)}.")
+    images = [f"![{TITLES[name]}](charts/{name}.svg)" for name in pictures]
+    with whole_file(folder / "README.md") as file:
+        file.write("\n\n".join(filter(None, (*head, tables, *images))).encode() + b"\n")
+    write_json(folder / "report.json", _json(study, groups, sweeps, commits))
+    return tables
+
+
+def gather(study: Study, results: Results) -> tuple[list[Group], list[dict[str, Any]]]:
+    """(a group for each row, its finished cells in it; a line for each trial of a sweep)."""
+    groups, sweeps = [], []
+    for row in study.rows:
+        chosen = chosen_row(study, row, results)
+        sweeps += _trials(study, row, chosen, results)
+        seeds = 1 if row.spec.once else len(study.spec.seeds)
+        cells = [] if chosen is None else [found for cell in study.cells(chosen) if (found := results.find(cell))]
+        groups.append(Group(row.label, cells, seeds, {} if chosen is None else chosen.chosen or {}))
+    return groups, sweeps
+
+
+def _trials(study: Study, row: Row, chosen: Row | None, results: Results) -> list[dict[str, Any]]:
+    lines = []
+    for point, cell in zip(row.points, study.trials(row), strict=True):
+        found = results.find(cell)
+        accuracy = None if found is None else found.accuracy("after")
+        won = chosen is not None and chosen.chosen == point
+        lines.append({"label": row.label, "point": dict(point), "accuracy": accuracy, "chosen": won})
+    return lines
+
+
+def _json(study: Study, groups: list[Group], sweeps: list[dict[str, Any]], commits: list[str]) -> dict[str, Any]:
+    """The same numbers. An interval that one seed does not have is null."""
+    content = {
+        "study": study.name,
+        "baseline": study.baseline,
+        "commits": commits,
+        "sweeps": sweeps,
+        "accuracy": accuracy_rows(groups),
+        "paired": paired_rows(groups, study.baseline),
+        "pass_at_k": pass_rows(groups),
+        "tokens": token_rows(groups),
+        "seconds": seconds_rows(groups),
+    }
+    found: dict[str, Any] = _finite(content)
+    return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

@@ -1,0 +1,332 @@
+"""A study: one recipe, what varies over it, and an equal budget for all. Checked whole before the first cell runs.
+
+    recipe: recipes/kk-methods/recipe.yaml
+    set: {evaluate.samples: 4}                  # dotted overrides of every cell
+    budget: {steps: 40}                         # or rollouts, or seconds of training; else the recipe's steps
+    seeds: [1, 2, 3]
+    baseline: grpo                              # what the paired tests compare with
+    sweep: {seed: 0, set: {evaluate.split: validation}}
+    cells:
+      - {name: grpo, set: {method: grpo}}
+      - {name: kdrl, set: {method: kdrl}, sweep: {method.coefficient: [0.005, 0.05, 0.2]}}
+      - {name: rlad, set: {method: rlad}, grid: {method.alpha: [0.3, 0.5]}}
+      - {name: sft, kind: sft, recipe: recipes/kk-sft/recipe.yaml}
+      - {name: teacher, kind: evaluate, set: {model: embedded:teacher}}
+
+A cell with a sweep is tried at each of its points (at most MOST_POINTS, and as many in every cell) with the sweep's
+seed, and runs with the best. `grid`, in a cell or for all, makes a cell for each combination of values. `set` and
+`grid` of the study are of its own recipe: a cell with another recipe says everything itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic import Field as Limits
+
+from rlad.errors import RladError
+from rlad.trainer.config import Recipe, find_recipe, read_recipe
+from rlad.trainer.messages import model_problems
+from rlad.trainer.rules import batches
+from rlad.trainer.sections import Section
+
+MOST_POINTS = 4
+Kind = Literal["train", "sft", "evaluate"]
+Settings = dict[str, Any]
+
+
+class Budget(Section):
+    """What every cell may use: updates, rollouts (responses trained on), or seconds of training. One of them."""
+
+    steps: int | None = Limits(None, ge=1)
+    rollouts: int | None = Limits(None, ge=1)
+    seconds: float | None = Limits(None, gt=0)
+
+
+class SweepSpec(Section):
+    """How points are tried: with one seed, and these overrides on top (a validation split)."""
+
+    seed: int = Limits(0, ge=0)
+    set: Settings = Limits(default_factory=lambda: {"evaluate.split": "validation"})
+
+
+class CellSpec(Section):
+    """One row of the tables. recipe: another than the study's. once: with the study's first seed alone."""
+
+    name: str = Limits(min_length=1)
+    kind: Kind = "train"
+    recipe: str | None = None
+    set: Settings = Limits(default_factory=dict)
+    grid: dict[str, list[Any]] = Limits(default_factory=dict)
+    sweep: dict[str, list[Any]] = Limits(default_factory=dict)
+    once: bool = False
+
+
+class StudySpec(Section):
+    """The file, as it is written."""
+
+    recipe: str
+    about: str = ""
+    set: Settings = Limits(default_factory=dict)
+    grid: dict[str, list[Any]] = Limits(default_factory=dict)
+    budget: Budget = Budget.model_validate({})
+    seeds: list[int] = Limits(min_length=1)
+    baseline: str | None = None
+    sweep: SweepSpec = SweepSpec.model_validate({})
+    cells: list[CellSpec] = Limits(min_length=1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run. label: its row. settings: the dotted overrides that make it. recipe: plain data, checked, no output.
+
+    seconds: where the budget is one of time. trial: part of a sweep.
+    """
+
+    label: str
+    kind: Kind
+    seed: int
+    settings: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    seconds: float | None = None
+    trial: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What two runs must share to be the same run, every default written out."""
+        return {"kind": self.kind, "budget_seconds": self.seconds, **normal(self.kind, self.recipe)}
+
+    @property
+    def digest(self) -> str:
+        """Of the identity."""
+        return digest(self.identity)
+
+    @property
+    def slug(self) -> str:
+        """A file name. A trial's says its recipe as well, because all studies share the trials."""
+        plain = re.sub(r"[^A-Za-z0-9.]+", "-", self.label).strip("-")
+        return f"{plain}-seed{self.seed}" + (f"-{self.digest[:8]}" if self.trial else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables: its cells, one a seed, or the trials that must be there before it has any.
+
+    points: what each trial sets, beside `trials`. chosen: the point that won, {} without a sweep.
+    """
+
+    label: str
+    spec: CellSpec
+    settings: Mapping[str, Any]
+    points: Sequence[Mapping[str, Any]]
+    chosen: Mapping[str, Any] | None
+
+    def at(self, chosen: Mapping[str, Any]) -> Row:
+        """The row with a point of its sweep."""
+        return replace(self, chosen=chosen)
+
+
+class Study:
+    """A study that has passed every check: `Study.load(path)`."""
+
+    def __init__(self, name: str, spec: StudySpec, path: Path) -> None:
+        self.name, self.spec, self.path = name, spec, path
+        self.rows = [row for cell in spec.cells for row in _rows(spec, cell)]
+        self._check()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Study:
+        """Raises RladError for a study that is not there, is not YAML, or cannot run."""
+        target = Path(path)
+        try:
+            data = yaml.safe_load(target.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RladError(f"the study {path} cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(data, dict):
+            raise RladError(f"{path}: a study is a mapping with the keys {', '.join(StudySpec.model_fields)}")
+        try:
+            spec = StudySpec.model_validate(data)
+        except ValidationError as error:
+            sections: dict[str, type[BaseModel]] = {"budget": Budget, "sweep": SweepSpec}
+            raise RladError(f"{path}: {'; '.join(model_problems(error, StudySpec, sections))}") from None
+        return cls(target.stem, spec, target)
+
+    @property
+    def baseline(self) -> str:
+        """The label of the row that the others are compared with: the first that trains, unless the study says."""
+        trains = [row.label for row in self.rows if row.spec.kind != "evaluate"]
+        return self.spec.baseline or (trains or [self.rows[0].label])[0]
+
+    def trials(self, row: Row) -> list[Cell]:
+        """The cells of its sweep, one a point; [] where there is none."""
+        sweep = self.spec.sweep
+        return [
+            self._cell(row, {**row.settings, **point, **sweep.set}, sweep.seed, f"{row.label} {shown(point)}", True)
+            for point in row.points
+        ]
+
+    def cells(self, row: Row) -> list[Cell]:
+        """One a seed. The row's point must be chosen."""
+        assert row.chosen is not None
+        seeds = self.spec.seeds[:1] if row.spec.once else self.spec.seeds
+        return [self._cell(row, {**row.settings, **row.chosen}, seed, row.label, False) for seed in seeds]
+
+    def _cell(self, row: Row, settings: Mapping[str, Any], seed: int, label: str, trial: bool) -> Cell:
+        reference = row.spec.recipe or self.spec.recipe
+        overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        try:
+            recipe = _checked(row.spec.kind, reference, [*overrides, f"seed={seed}"])
+            recipe = _within(self.spec.budget, row.spec.kind, recipe)
+        except RladError as error:
+            raise RladError(f"{self.path}, {label}: {error}") from None
+        return Cell(label, row.spec.kind, seed, settings, recipe, self.spec.budget.seconds, trial)
+
+    def _check(self) -> None:
+        where, budget = self.path, self.spec.budget
+        labels = [row.label for row in self.rows]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise RladError(f"{where}: two cells are called {twice[0]!r}: give each its own name")
+        if len(set(self.spec.seeds)) < len(self.spec.seeds):
+            raise RladError(f"{where}: seeds: a seed is there twice, and would be counted twice")
+        if len([each for each in (budget.steps, budget.rollouts, budget.seconds) if each is not None]) > 1:
+            raise RladError(f"{where}: budget: give one of steps, rollouts and seconds")
+        if self.baseline not in labels:
+            raise RladError(f"{where}: baseline: there is no cell {self.baseline!r}; cells: {', '.join(labels)}")
+        sizes = {len(row.points) for row in self.rows if row.points}
+        if sizes and max(sizes) > MOST_POINTS:
+            raise RladError(f"{where}: sweep: {max(sizes)} points; a sweep has at most {MOST_POINTS}")
+        if len(sizes) > 1:
+            raise RladError(
+                f"{where}: sweep: {' and '.join(map(str, sorted(sizes)))} points: give every cell a sweep of the same "
+                "size"
+            )
+        if self.rows and any(row.points for row in self.rows) and self.spec.sweep.seed in self.spec.seeds:
+            raise RladError(f"{where}: sweep.seed: {self.spec.sweep.seed} is one of the seeds: give the sweep its own")
+        for row in self.rows:
+            for cell in self.trials(row) if row.chosen is None else self.cells(row):
+                if row.chosen is None and (cell.recipe.get("evaluate") or {}).get("split") != "validation":
+                    raise RladError(
+                        f"{where}: sweep.set: must set evaluate.split to validation: the test split is not tuned on"
+                    )
+
+
+def shown(settings: Mapping[str, Any]) -> str:
+    """Settings as a label: `alpha=0.3`. Of a mapping, what it holds beside a name."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inside = {k: v for k, v in value.items() if k != "name"} if isinstance(value, Mapping) else {}
+        flat |= inside or {key.rpartition(".")[2]: value}
+    return " ".join(f"{key}={value}" for key, value in flat.items())
+
+
+def digest(content: Any) -> str:
+    """A short hash of JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def normal(kind: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data with every default of this version written out, and without its output folder."""
+    if kind == "sft":
+        from rlad.offline.config import SftRecipe
+
+        found: dict[str, Any] = SftRecipe.from_mapping(recipe).model_dump()
+    else:
+        made = Recipe.from_mapping(recipe)
+        method = made.make_method()
+        found = {**made.model_dump(), "method": {"name": method.name, **asdict(method)}}
+    found.pop("output")
+    return evaluated_by(found) if kind == "evaluate" else found
+
+
+def evaluated_by(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a recipe that an evaluation of its model before training depends on."""
+    trainer = {key: recipe["trainer"].get(key) for key in ("max_completion_length", "chat_template_kwargs")}
+    return {**{key: recipe[key] for key in ("model", "task", "evaluate", "seed")}, "trainer": trainer}
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`trainer.max_steps is 50 here and 40 there` for each thing that two identities do not share."""
+    found = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        one, other, name = ours.get(key), theirs.get(key), f"{prefix}{key}"
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differences(one, other, f"{name}.")
+        elif one != other:
+            found.append(f"{name} is {json.dumps(one)} here and {json.dumps(other)} there")
+    return found
+
+
+def _rows(spec: StudySpec, cell: CellSpec) -> list[Row]:
+    """One for each combination of the grids' values."""
+    grid = {**spec.grid, **cell.grid} if cell.kind == "train" else cell.grid
+    points = combinations(cell.sweep) if cell.sweep else []
+    return [
+        Row(
+            label=" ".join(filter(None, (cell.name, shown(values)))),
+            spec=cell,
+            settings={**(spec.set if cell.recipe is None else {}), **cell.set, **values},
+            points=points,
+            chosen=None if points else {},
+        )
+        for values in combinations(grid)
+    ]
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every choice of one value for each key."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _checked(kind: Kind, reference: str, overrides: Sequence[str]) -> dict[str, Any]:
+    data = read_recipe(find_recipe(reference), overrides)
+    data["output"] = "set-by-compare"
+    if kind == "sft":
+        from rlad.offline.config import SftRecipe
+
+        recipe: dict[str, Any] = yaml.safe_load(SftRecipe.from_mapping(data).to_yaml())
+    else:
+        recipe = yaml.safe_load(Recipe.from_mapping(data).to_yaml())
+    del recipe["output"]
+    if recipe.get("stages"):
+        raise RladError("stages: a study compares single runs: leave the stages out")
+    if kind == "evaluate" and recipe["evaluate"] is None:
+        raise RladError("kind: evaluate needs `evaluate` in the recipe")
+    return recipe
+
+
+def _within(budget: Budget, kind: Kind, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with the steps that the budget pays for."""
+    if kind == "evaluate":
+        return recipe
+    steps = budget.steps
+    if budget.seconds is not None and kind == "sft":
+        raise RladError("budget.seconds: rlad sft cannot be stopped by the clock: give the study steps or rollouts")
+    if budget.rollouts is not None:
+        a_step = rollouts_a_step(kind, recipe)
+        steps, rest = divmod(budget.rollouts, a_step)
+        if rest or not steps:
+            raise RladError(f"budget.rollouts: {budget.rollouts} is not a multiple of the {a_step} of an update")
+    if steps is None:
+        return recipe
+    return {**recipe, "trainer": {**recipe["trainer"], "max_steps": steps}}
+
+
+def rollouts_a_step(kind: Kind, recipe: Mapping[str, Any]) -> int:
+    """Responses that one update is made of."""
+    from rlad.trainer.config import trainer_fields
+
+    sizes = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations", "generation_batch_size")
+    known = trainer_fields()
+    values = {name: recipe["trainer"].get(name, known[name][1]) for name in (*sizes, "steps_per_generation")}
+    if kind == "sft":
+        values |= {"num_iterations": 1, "generation_batch_size": None, "steps_per_generation": None}
+    return batches(values).rollouts_per_update

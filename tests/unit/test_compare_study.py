@@ -1,0 +1,221 @@
+"""A study file: what cells it makes, what makes two cells the same run, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlad.compare.cells import Results, read_cell, write_cell
+from rlad.compare.run import chosen_row, missing
+from rlad.compare.study import Cell, Study, differences, shown
+from rlad.errors import RladError
+
+RECIPE = {
+    "model": "embedded:student", "teacher": "embedded:teacher", "task": {"name": "knights_knaves", "people": [2]},
+    "method": "rlad", "evaluate": {"puzzles": 20}, "output": "somewhere",
+    "trainer": {"max_steps": 3, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "use_cpu": True,
+                "bf16": False},
+}  # fmt: skip
+CELLS: list[dict[str, Any]] = [
+    {"name": "grpo", "set": {"method": "grpo"}},
+    {"name": "rlad", "grid": {"method.alpha": [0.3, 0.5]}},
+    {"name": "kdrl", "set": {"method": "kdrl"}, "sweep": {"method.coefficient": [0.01, 0.1]}},
+]
+
+
+def study(folder: Path, **changes: Any) -> Study:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    data = {"recipe": str(folder / "recipe.yaml"), "seeds": [1, 2], "cells": CELLS} | changes
+    (folder / "mine.yaml").write_text(yaml.safe_dump({k: v for k, v in data.items() if v is not None}))
+    return Study.load(folder / "mine.yaml")
+
+
+def finish(results: Results, cell: Cell, after: float = 0.5, **more: Any) -> Path:
+    """A finished cell as a file, made by hand."""
+    gain = [{"difficulty": "2", "problems": 20, "before": 0.3, "after": after}]
+    data = {"version": 1, "cell": cell.label, "kind": cell.kind, "budget_seconds": cell.seconds, "seed": cell.seed}
+    write_cell(results.path(cell), {**data, "recipe": cell.recipe, "gain": gain, "curve": {}, **more})
+    return results.path(cell)
+
+
+def cells_of(made: Study, label: str) -> list[Cell]:
+    return made.cells(next(row for row in made.rows if row.label == label))
+
+
+def test_rows_seeds_and_trials(tmp_path: Path) -> None:
+    made = study(tmp_path, set={"trainer.learning_rate": 1e-4})
+    assert made.name == "mine" and made.baseline == "grpo"
+    assert [row.label for row in made.rows] == ["grpo", "rlad alpha=0.3", "rlad alpha=0.5", "kdrl"]
+    grpo, rlad = cells_of(made, "grpo"), cells_of(made, "rlad alpha=0.3")
+    assert [cell.seed for cell in grpo] == [1, 2] and [cell.slug for cell in grpo] == ["grpo-seed1", "grpo-seed2"]
+    assert grpo[1].recipe["seed"] == 2 and grpo[0].recipe["method"] == {"name": "grpo"}
+    assert rlad[0].recipe["method"] == {"name": "rlad", "alpha": 0.3}
+    assert all(cell.recipe["trainer"]["learning_rate"] == 1e-4 for cell in (*grpo, *rlad))
+    trials = made.trials(made.rows[3])
+    assert [trial.recipe["method"]["coefficient"] for trial in trials] == [0.01, 0.1]
+    assert all(trial.seed == 0 and trial.recipe["evaluate"]["split"] == "validation" for trial in trials)
+    assert [trial.label for trial in trials] == ["kdrl coefficient=0.01", "kdrl coefficient=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    # An update is 16 x 2 rollouts: 320 of them pay for 10.
+    [(None, 3), ({"steps": 7}, 7), ({"rollouts": 320}, 10), ({"seconds": 60.0}, 3)],
+)
+def test_the_budget_is_the_same_for_all(budget: Any, steps: int, tmp_path: Path) -> None:
+    made = study(tmp_path, budget=budget)
+    cells = [*cells_of(made, "grpo"), *made.trials(made.rows[3])]
+    assert {cell.recipe["trainer"]["max_steps"] for cell in cells} == {steps}
+    assert {cell.seconds for cell in cells} == {60.0 if budget and "seconds" in budget else None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "a seed is there twice"),
+        ({"cells": []}, "cells"),
+        ({"sede": 3}, "sede: unknown key"),
+        ({"baseline": "nobody"}, "there is no cell 'nobody'; cells: grpo, rlad alpha=0.3"),
+        ({"budget": {"steps": 3, "seconds": 5.0}}, "give one of steps, rollouts and seconds"),
+        ({"budget": {"rollouts": 33}}, "33 is not a multiple of the 32 of an update"),
+        ({"cells": [*CELLS, CELLS[0]]}, "two cells are called 'grpo'"),
+        ({"cells": [{"name": "x", "set": {"method.alhpa": 1.0}}]}, r"x: method.alhpa: unknown key"),
+        ({"cells": [*CELLS, {"name": "x", "sweep": {"method.alpha": [0.1, 0.2, 0.3]}}]}, "a sweep of the same size"),
+        ({"cells": [{"name": "x", "sweep": {"method.alpha": [0.1, 0.2, 0.3, 0.4, 0.5]}}]}, "at most 4"),
+        ({"sweep": {"seed": 1}}, "1 is one of the seeds"),
+        ({"sweep": {"set": {}}}, "evaluate.split to validation"),
+        ({"recipe": "nowhere.yaml"}, "there is no recipe 'nowhere.yaml'"),
+        ({"cells": [{"name": "x", "set": {"stages": [{"method": "grpo"}]}}]}, "leave the stages out"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(RladError, match=words):
+        study(tmp_path, **changes)
+
+
+def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
+    for content in ("- 1", "a: [", None):
+        path = tmp_path / "bad.yaml"
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(RladError, match=r"bad\.yaml"):
+            Study.load(path if content is not None else tmp_path / "missing" / "bad.yaml")
+
+
+def test_an_identity_is_of_values_and_not_of_how_they_are_written(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    rlad = cells_of(made, "rlad alpha=0.5")[0]
+    plain = Cell("other", "train", 1, {}, {**rlad.recipe, "method": {"name": "rlad", "clip_low": 0.2}})
+    assert plain.digest == rlad.digest and differences(plain.identity, rlad.identity) == []
+    for changed in (
+        Cell("other", "train", 1, {}, {**rlad.recipe, "seed": 2}),
+        Cell("other", "train", 1, {}, {**rlad.recipe, "method": {"name": "rlad", "alpha": 0.4}}),
+        Cell("other", "train", 1, {}, rlad.recipe, seconds=5.0),
+    ):
+        assert changed.digest != rlad.digest and len(differences(changed.identity, rlad.identity)) == 1
+
+
+def test_an_evaluated_model_does_not_care_for_methods(tmp_path: Path) -> None:
+    teacher = {"name": "teacher", "kind": "evaluate", "once": True, "set": {"model": "embedded:teacher"}}
+    one = study(tmp_path, cells=[*CELLS, teacher])
+    (first,) = cells_of(one, "teacher")
+    assert first.recipe["model"]["path"] == "embedded:teacher" and first.seed == 1
+    other = Cell("x", "evaluate", 1, {}, {**first.recipe, "method": {"name": "grpo"}})
+    assert other.digest == first.digest
+
+
+def test_what_is_missing_and_what_the_sweep_chooses(tmp_path: Path) -> None:
+    made, results = study(tmp_path), Results(tmp_path / "results", "mine")
+    trials, cells = missing(made, results)
+    assert [cell.label for cell in trials] == ["kdrl coefficient=0.01", "kdrl coefficient=0.1"]
+    # Seed by seed, so that all methods grow together.
+    assert [(c.label[:4], c.seed) for c in cells] == [("grpo", 1), ("rlad", 1), ("rlad", 1), ("grpo", 2), ("rlad", 2), ("rlad", 2)]  # fmt: skip  # noqa: E501
+    assert [cell.label for cell in missing(made, results, only="grpo")[1]] == ["grpo", "grpo"]
+    finish(results, trials[0], after=0.4)
+    assert chosen_row(made, made.rows[3], results) is None
+    finish(results, trials[1], after=0.6)
+    row = chosen_row(made, made.rows[3], results)
+    assert row is not None and row.chosen == {"method.coefficient": 0.1}
+    trials, cells = missing(made, results)
+    assert not trials and [c.recipe["method"].get("coefficient") for c in cells if c.label == "kdrl"] == [0.1, 0.1]
+    assert [c.recipe["evaluate"]["split"] for c in cells] == ["test"] * 8
+    finish(results, cells[0])
+    assert cells[0] not in missing(made, results)[1]
+
+
+def test_of_equal_trials_the_first_is_chosen(tmp_path: Path) -> None:
+    made, results = study(tmp_path), Results(tmp_path / "results", "mine")
+    for trial in missing(made, results)[0]:
+        finish(results, trial, after=0.4)
+    row = chosen_row(made, made.rows[3], results)
+    assert row is not None and row.chosen == {"method.coefficient": 0.01}
+
+
+def test_a_changed_recipe_is_refused_by_name(tmp_path: Path) -> None:
+    made, results = study(tmp_path), Results(tmp_path / "results", "mine")
+    path = finish(results, cells_of(made, "grpo")[0])
+    changed = study(tmp_path, set={"trainer.learning_rate": 1e-4, "evaluate.puzzles": 30})
+    with pytest.raises(RladError) as error:
+        missing(changed, results)
+    for words in (
+        str(path),
+        "evaluate.puzzles is 30 here and 20 there",
+        "trainer.learning_rate is 0.0001 here and null",
+    ):
+        assert words in str(error.value)
+
+
+def test_a_cell_of_another_study_is_taken_over_and_old_files_are_read(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    cell = cells_of(made, "rlad alpha=0.5")[0]
+    old = tmp_path / "results" / "older" / "one.json"
+    old.parent.mkdir(parents=True)
+    # As before `rlad compare`: no version, rows for the curve, a recipe without later keys, an output folder.
+    recipe = {**cell.recipe, "output": "runs/old", "method": {"name": "rlad", "alpha": 0.5}}
+    del recipe["stages"]
+    gain = [{"difficulty": "2", "problems": 20, "before": 0.3, "after": 0.7}]
+    old.write_text(
+        json.dumps({"recipe": recipe, "gain": gain, "curve": [{"step": 1, "accuracy": 0.5}], "commit": "abc"})
+    )
+    (old.parent / "unreadable.json").write_text("{")
+    results = Results(tmp_path / "results", "mine")
+    found = results.find(cell)
+    assert found is not None and found.path == old and found.accuracy("after") == 0.7
+    assert not results.path(cell).exists()  # looking writes nothing
+    taken = results.adopt(cell)
+    assert taken is not None and taken.path == results.path(cell) and taken.data["from"] == "older/one.json"
+    assert taken.curve == [{"step": 1, "accuracy": 0.5}] and results.adopt(cell) is None
+    other_seed = cells_of(made, "rlad alpha=0.5")[1]
+    assert results.find(other_seed) is None
+
+
+def test_a_file_that_is_no_cell_is_named(tmp_path: Path) -> None:
+    made, results = study(tmp_path), Results(tmp_path / "results", "mine")
+    cell = cells_of(made, "grpo")[0]
+    for content in ("{", "[]", "{}", '{"recipe": {"seed": 1}, "version": 99}'):
+        results.path(cell).parent.mkdir(parents=True, exist_ok=True)
+        results.path(cell).write_text(content)
+        with pytest.raises(RladError, match="is not a finished cell"):
+            results.find(cell)
+
+
+def test_written_cells_are_read_back(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    cell = cells_of(made, "grpo")[0]
+    curve = {"step": [1, 2], "accuracy": [0.5, None]}
+    path = finish(Results(tmp_path / "results", "mine"), cell, curve=curve, seconds=1.5)
+    found = read_cell(path)
+    assert found.curve == [{"step": 1, "accuracy": 0.5}, {"step": 2, "accuracy": None}]
+    assert found.identity == cell.identity and found.seed == 1
+    assert len(path.read_text().splitlines()) < 40  # one line a key
+
+
+def test_labels() -> None:
+    assert shown({"method.alpha": 0.3, "trainer.learning_rate": 1e-4}) == "alpha=0.3 learning_rate=0.0001"
+    assert shown({"method": {"name": "kdrl", "form": "k2"}}) == "form=k2"
+    assert shown({"method": {"name": "kdrl"}}) == "method={'name': 'kdrl'}"

@@ -1,0 +1,188 @@
+"""Tables and charts from cells that are made by hand: every number is worked out in a comment."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlad.compare import charts, tables
+from rlad.compare.cells import Finished
+from rlad.compare.tables import BEFORE, Group
+
+T2 = 4.302652729911275  # Student's t, 0.975, 2 degrees of freedom
+T1 = 12.706204736432095  # and 1
+
+
+def cell(
+    seed: int, after: float, before: float | None = 0.25, right: list[int] | None = None, samples: int = 1, **more: Any
+) -> Finished:
+    """Two difficulties; the accuracy of all is `after`, that of 2 and 3 people one tenth above and below."""
+    rows = [("2", 0.1), ("3", -0.1), ("average", 0.0), ("all", 0.0)]
+    gain = [
+        {"difficulty": name, "problems": 2, "after": after + d} | ({} if before is None else {"before": before + d})
+        for name, d in rows
+    ]
+    data: dict[str, Any] = {"version": 1, "recipe": {"seed": seed}, "gain": gain, "curve": [], **more}
+    if right is not None:
+        data["problems"] = {"digest": "x", "samples": samples, "after": right, "before": [0] * len(right)}
+    return Finished(Path(f"{seed}.json"), data)
+
+
+def group(label: str, *cells: Finished, wanted: int = 3, **chosen: Any) -> Group:
+    return Group(label, cells, wanted, chosen)
+
+
+def test_means_and_intervals_over_seeds() -> None:
+    # .4, .5, .6: mean .5, sd .1, half width T2 * .1 / sqrt 3
+    rows = tables.accuracy_rows([group("rlad", cell(1, 0.4), cell(2, 0.5), cell(3, 0.6, before=0.31), alpha=0.3)])
+    half = T2 * 0.1 / math.sqrt(3)
+    student, rlad = rows
+    assert rlad["label"] == "rlad alpha=0.3" and rlad["seeds"] == 3
+    assert rlad["accuracy"] == pytest.approx((0.5, 0.5 - half, 0.5 + half))
+    assert rlad["by_difficulty"]["2"][0] == pytest.approx(0.6) and rlad["by_difficulty"]["3"][0] == pytest.approx(0.4)
+    assert list(rlad["by_difficulty"]) == ["2", "3"]  # no totals among the difficulties
+    # Gains, seed by seed: .15, .25, .29: mean .23
+    assert rlad["gain"][0] == pytest.approx(0.23)
+    # The student, once a seed: (.25 + .25 + .31) / 3 = .27
+    assert student["label"] == BEFORE and student["seeds"] == 3 and student["accuracy"][0] == pytest.approx(0.27)
+    assert student["gain"] is None
+
+
+def test_the_student_counts_once_a_seed() -> None:
+    groups = [group("a", cell(1, 0.5), cell(2, 0.5)), group("b", cell(1, 0.6), cell(2, 0.6, before=0.25))]
+    assert tables.accuracy_rows(groups)[0]["seeds"] == 2
+
+
+def test_an_evaluated_model_has_no_before() -> None:
+    rows = tables.accuracy_rows([group("teacher", cell(1, 0.9, before=None), wanted=1)])
+    assert [row["label"] for row in rows] == ["teacher"] and rows[0]["gain"] is None
+    text = tables.markdown([group("teacher", cell(1, 0.9, before=None), wanted=1)], "teacher")
+    assert "| teacher | 1 | 90.0 % | - | - |" in text
+
+
+def test_pairs_by_seed_and_by_problem() -> None:
+    # By seed: .5 - .4, .7 - .5, and seed 3 has no pair: .1 and .2: mean .15, sd .0707, half T1 * .05
+    base = group("grpo", cell(1, 0.4, right=[1, 0, 0, 0]), cell(2, 0.5, right=[1, 1, 0, 0]), cell(3, 0.9))
+    ours = group("rlad", cell(2, 0.7, right=[1, 1, 1, 0]), cell(1, 0.5, right=[1, 0, 1, 1]), wanted=2)
+    (row,) = tables.paired_rows([base, ours], "grpo")
+    assert row["seeds"] == 2
+    assert row["by_seed"] == pytest.approx((0.15, 0.15 - T1 * 0.05, 0.15 + T1 * 0.05))
+    # By problem, means over seeds: grpo 1, .5, 0, 0; rlad 1, .5, 1, .5: differences 0, 0, 1, .5: mean .375.
+    assert row["problems"] == 4 and row["by_problem"][0] == pytest.approx(0.375)
+    # Signs of 1 and .5: of 4 sums 1.5, .5, -.5, -1.5 two are as far out: p = .5
+    assert row["p_value"] == row["p_holm"] == pytest.approx(0.5)
+
+
+def test_cells_that_do_not_know_their_problems_pair_by_seed_alone() -> None:
+    (row,) = tables.paired_rows([group("grpo", cell(1, 0.4)), group("rlad", cell(1, 0.5, right=[1]))], "grpo")
+    assert row["by_problem"] is None and row["p_value"] is None and row["by_seed"][0] == pytest.approx(0.1)
+    other = cell(1, 0.5, right=[1])
+    other.data["problems"]["digest"] = "others"  # type: ignore[index]
+    assert tables.paired_rows([group("a", cell(1, 0.4, right=[0])), group("b", other)], "a")[0]["by_problem"] is None
+
+
+def test_holm() -> None:
+    # Sorted .01, .03, .04 times 3, 2, 1: .03, .06, and .04 may not fall below .06
+    assert tables.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert tables.holm([0.9, 0.8]) == [1.0, 1.0] and tables.holm([]) == []
+
+
+def test_pass_at_k() -> None:
+    # 4 samples; 0, 1 and 4 right: pass@1 0, 1/4, 1; pass@2 0, 1 - C(3,2)/C(4,2) = 1/2, 1; pass@4 0, 1, 1
+    rows = tables.pass_rows([group("rlad", cell(1, 0.5, right=[0, 1, 4], samples=4))])
+    found = {row["label"]: {k: mean for k, (mean, _, _) in row["pass_at"].items()} for row in rows}
+    assert found["rlad"] == pytest.approx({1: 5 / 12, 2: 0.5, 4: 2 / 3})
+    assert found[BEFORE] == {1: 0, 2: 0, 4: 0} and rows[1]["problems"] == 3
+    assert tables.pass_rows([group("one", cell(1, 0.5, right=[0, 1]))]) == []  # one sample says nothing more
+
+
+def steps(*values: float, **constant: float) -> list[dict[str, float]]:
+    return [{"step": i, "accuracy": v, "seconds": 10.0 * i, **constant} for i, v in enumerate(values, 1)]
+
+
+def test_seconds_by_part_leave_the_first_step_out() -> None:
+    parts = {f"rlad/seconds/{name}": value for name, value in (("generation", 2.0), ("teacher", 1.0), ("ours", 0.1))}
+    curve = [{"step": 1, "step_time": 99.0, **parts}, {"step": 2, "step_time": 4.0, **parts},
+             {"step": 3, "step_time": 6.0, **parts}]  # fmt: skip
+    (row,) = tables.seconds_rows([group("rlad", cell(1, 0.5, curve=curve))])
+    # (4 + 6) / 2 = 5; the rest 5 - 2 - 1 - .1 = 1.9
+    assert row["steps"] == 2 and row["step"] == 5 and row["teacher"] == 1
+    assert row["update and the rest"] == pytest.approx(1.9)
+    assert tables.seconds_rows([group("old", cell(1, 0.5, curve=steps(0.1, 0.2)))]) == []
+
+
+def test_tokens_are_means_over_steps_and_seeds() -> None:
+    one, two = steps(0.1, 0.2, **{"rlad/clip_high": 0.1}), steps(0.1, **{"rlad/clip_high": 0.4})
+    two[0]["rlad/student_minus_teacher"] = 0.5
+    (row,) = tables.token_rows([group("rlad", cell(1, 0.5, curve=one), cell(2, 0.5, curve=two))])
+    # Three steps: (.1 + .1 + .4) / 3; log T - log S is known of one: -.5
+    assert row["clipped above"] == pytest.approx(0.2) and row["log T - log S"] == -0.5 and row["clamped"] is None
+    assert tables.token_rows([group("old", cell(1, 0.5))]) == []
+
+
+def test_the_markdown_says_n_and_what_is_missing() -> None:
+    base = group("grpo", *(cell(s, 0.4 + 0.1 * s, right=[1, 0, 1, 0]) for s in (1, 2, 3)))
+    ours = group("rlad", *(cell(s, 0.5 + 0.1 * s, right=[1, 1, 1, 0]) for s in (1, 2)))
+    sweeps = [{"label": "rlad", "point": {"method.alpha": 0.3}, "accuracy": 0.5, "chosen": True},
+              {"label": "rlad", "point": {"method.alpha": 0.5}, "accuracy": None, "chosen": False}]  # fmt: skip
+    text = tables.markdown([base, ours, group("kdrl")], "grpo", sweeps)
+    assert "| rlad | alpha=0.3 | 50.0 % | chosen |" in text and "| rlad | alpha=0.5 | missing |  |" in text
+    # grpo .5, .6, .7: half width T2 * .1 / sqrt 3 = .248
+    assert "| grpo | 3 | 60.0 % | 35.2 % to 84.8 % | +35.0 (+10.2 to +59.8) |" in text
+    assert "| rlad | 2 of 3 | 65.0 % |" in text and "kdrl" not in text
+    assert "Minus grpo, in points" in text and "| rlad | 2 | +10.0 (+10.0 to +10.0) | 4 | +25.0 " in text
+    widths = {line.count("|") for line in text.split("\n\n")[1].splitlines()}
+    assert len(widths) == 1
+
+
+def test_by_the_clock_a_seed_has_what_it_had_reached() -> None:
+    fast, slow = steps(0.0, 1.0, 1.0), steps(0.0, 1.0, 1.0)
+    for row in slow:
+        row["seconds"] *= 2  # 20, 40, 60 in the place of 10, 20, 30
+    # Smoothed over 5 steps: 0, 1/2, 2/3. The line runs from 20, where both have begun, to 30, where the first ends.
+    assert dict(charts.clock_curve(fast, "accuracy")) == pytest.approx({10: 0, 20: 1 / 2, 30: 2 / 3})
+    chart = charts.by_clock({"rlad": [fast, slow]})
+    points = chart.to_dict()["data"]["values"]
+    assert (points[0]["x"], points[0]["y"]) == pytest.approx((20, 1 / 4))  # (1/2 + 0) / 2
+    assert (points[-1]["x"], points[-1]["y"]) == pytest.approx((30, 1 / 3))  # (2/3 + 0) / 2
+    assert charts.by_clock({"old": [[{"step": 1, "accuracy": 0.5}]]}) is None
+    late = [{**row, "seconds": row["seconds"] + 100} for row in fast]
+    assert charts.by_clock({"rlad": [fast, late]}) is None  # no time that both have
+
+
+def test_charts_are_pictures(tmp_path: Path) -> None:
+    curve = steps(0.1, 0.3, 0.2, **{"rlad/clip_high": 0.1, "entropy": 0.5})
+    groups = [
+        group(label, *(cell(s, 0.5, right=[0, 2, 4], samples=4, curve=curve) for s in (1, 2)))
+        for label in ("grpo", "rlad")
+    ]
+    names = charts.draw(groups, tmp_path)
+    assert names == ["by-step", "by-clock", "pass-at-k", "by-difficulty", "tokens"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{n}{s}" for n in names for s in (".png", ".svg")
+    )
+    for name in names:
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        picture = ET.parse(tmp_path / f"{name}.svg").getroot()
+        assert picture.tag.endswith("svg")
+        words = "".join(picture.itertext())
+        assert "grpo" in words and "rlad" in words
+
+
+def test_charts_leave_out_what_nothing_is_known_of(tmp_path: Path) -> None:
+    assert charts.draw([group("old", cell(1, 0.5, curve=[{"step": 1, "accuracy": 0.1}]))], tmp_path) == [
+        "by-step", "by-difficulty",
+    ]  # fmt: skip
+    assert charts.draw([group("none")], tmp_path / "none") == []
+
+
+def test_json_of_a_report_has_no_infinity() -> None:
+    from rlad.compare.report import _finite
+
+    content = {"a": (0.5, -math.inf, math.inf), 1: [{"b": math.inf}], "c": None}
+    assert json.dumps(_finite(content), allow_nan=False) == '{"a": [0.5, null, null], "1": [{"b": null}], "c": null}'
