@@ -3,7 +3,7 @@
 Two budgets, with one trace of each problem. `steps`: as many updates of the student as there, 40 of 64 traces, each
 used once. `tokens`: as many tokens of the teacher as it scores there (428,939 in 40 steps of RLAD with alpha 0.5 and
 seed 1; the first 2,462 problems' traces are 428,709), and four times round them.
-The learning rate is the best of four on the validation split (40 updates, seed 0). `run` trains what is missing, one
+The learning rate is the best of three on the validation split (40 updates, seed 0). `run` trains what is missing, one
 cell after the other, each in its own process with one thread. Cells are small JSON files in results/kk-methods.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 RESULTS, RUNS = ROOT / "results" / "kk-methods", ROOT / "runs" / "kk-sft"
-RATES = ("1e-4", "3e-4", "1e-3", "3e-3")
+RATES = ("1e-4", "3e-4", "1e-3")
 BUDGETS = {"steps": (40, 2560), "tokens": (154, 2462)}  # updates, problems
 KEPT = ("recipe", "steps", "seconds", "versions", "threads", "traces", "gain")
 

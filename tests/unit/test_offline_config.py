@@ -99,5 +99,6 @@ def test_the_recipe_in_the_repository_passes(repository: Path) -> None:
     assert recipe.evaluate is not None  # on the same problems, and as many updates of as many sequences
     assert recipe.evaluate.model_dump() | methods["evaluate"] == recipe.evaluate.model_dump()
     assert recipe.task == methods["task"]
-    for name in ("max_steps", "per_device_train_batch_size"):
-        assert recipe.trainer[name] == methods["trainer"][name]
+    assert recipe.trainer["max_steps"] == methods["trainer"]["max_steps"]
+    batch = recipe.trainer["per_device_train_batch_size"] * recipe.trainer["gradient_accumulation_steps"]
+    assert batch == methods["trainer"]["per_device_train_batch_size"]

@@ -108,7 +108,8 @@ def train_offline(
     if not resume:
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    return _train(recipe, task, trainer, traces, output, last_checkpoint(output / "checkpoints"), say)
+    checkpoint = last_checkpoint(output / "checkpoints") if resume else None
+    return _train(recipe, task, trainer, traces, output, checkpoint, say)
 
 
 def _check_resumable(recipe: SftRecipe, output: Path) -> None:
