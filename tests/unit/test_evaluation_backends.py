@@ -244,7 +244,7 @@ def test_an_adapter_is_evaluated_on_its_base(model: str, tmp_path: Path) -> None
         ModelName(str(tmp_path / "adapter"), base=model).load()
 
 
-def test_dtype_and_weights(model: str) -> None:
+def test_dtype_and_weights(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     assert ModelName(model, dtype="bfloat16").load()[0].dtype == torch.bfloat16
@@ -255,5 +255,10 @@ def test_dtype_and_weights(model: str) -> None:
     content[-1] ^= 1
     weights.write_bytes(content)
     assert first != ModelName(model).which_weights()
+    monkeypatch.setattr("rlad.evaluation.models._SAMPLE", 1000)  # a large file: of its end, the last MiB is read
+    second = ModelName(model).which_weights()
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert second != ModelName(model).which_weights()
     with pytest.raises(RladError, match="dtype must be one of"):
         ModelName(model, dtype="int4")

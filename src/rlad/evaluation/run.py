@@ -72,7 +72,8 @@ def evaluate(
 ) -> Evaluation:
     """Generate `samples` responses to every example and score them; see `generate_responses` for the settings.
 
-    records: a folder to keep the responses in, which a later call with the same arguments goes on from.
+    records: a folder to keep the responses in, which a later call with the same arguments goes on from. That the
+        model has the same weights then is for the caller to see to (`rlad evaluate` looks at the files).
     Raises RladError for settings out of range, no examples, and what the task's scorer refuses.
     """
     settings = Settings(
