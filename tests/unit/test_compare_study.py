@@ -107,6 +107,25 @@ def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
             Study.load(path if content is not None else tmp_path / "missing" / "bad.yaml")
 
 
+def test_numbers_are_read_as_recipes_have_them(tmp_path: Path) -> None:
+    study(tmp_path)
+    path = tmp_path / "mine.yaml"
+    path.write_text(path.read_text() + "set: {trainer.learning_rate: 1e-4}\n")
+    assert Study.load(path).rows[0].settings["trainer.learning_rate"] == 1e-4
+
+
+def test_an_old_cell_of_sft_is_known_by_its_recipe(tmp_path: Path) -> None:
+    sft = {key: value for key, value in RECIPE.items() if key != "method"} | {"sft": {"traces": "t"}, "seed": 1}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(sft))
+    made = study(tmp_path, cells=[{"name": "sft", "kind": "sft", "recipe": str(tmp_path / "sft.yaml")}])
+    cell = made.cells(made.rows[0])[0]
+    old = tmp_path / "results" / "older" / "one.json"
+    old.parent.mkdir(parents=True)
+    old.write_text(json.dumps({"recipe": {**cell.recipe, "output": "x"}, "gain": []}))
+    found = Results(tmp_path / "results", "mine").find(cell)
+    assert found is not None and found.path == old
+
+
 def test_an_identity_is_of_values_and_not_of_how_they_are_written(tmp_path: Path) -> None:
     made = study(tmp_path)
     rlad = cells_of(made, "rlad alpha=0.5")[0]

@@ -35,8 +35,8 @@ class Finished:
 
     @property
     def kind(self) -> str:
-        """train, sft or evaluate. Files of before `rlad compare` are of the first."""
-        return str(self.data.get("kind", "train"))
+        """train, sft or evaluate. Files of before `rlad compare` do not say, and are of the first two."""
+        return str(self.data.get("kind", "sft" if "sft" in self.data["recipe"] else "train"))
 
     @property
     def seed(self) -> int:

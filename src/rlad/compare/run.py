@@ -94,6 +94,9 @@ def _run_all(study: Study, cells: Sequence[Cell], results: Results, options: Opt
     def run(cell: Cell) -> int:
         if stopped.is_set():
             return INTERRUPTED
+        if (taken := Results(options.results, study.name).adopt(cell)) is not None:  # finished meanwhile, elsewhere
+            say(f"{cell.label}, seed {cell.seed}: taken from {taken.data['from']}")
+            return 0
         started = time.monotonic()
         status = _run_one(study, cell, results, options)
         if status == INTERRUPTED:

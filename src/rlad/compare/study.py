@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic import Field as Limits
 
@@ -148,8 +150,9 @@ class Study:
         """Raises RladError for a study that is not there, is not YAML, or cannot run."""
         target = Path(path)
         try:
-            data = yaml.safe_load(target.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            config = OmegaConf.load(target)  # as recipes are read: 1e-4 is a number
+            data = OmegaConf.to_container(config, resolve=True)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
             raise RladError(f"the study {path} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict):
             raise RladError(f"{path}: a study is a mapping with the keys {', '.join(StudySpec.model_fields)}")
