@@ -14,7 +14,9 @@ from rlad.cli.check import check
 from rlad.cli.compare import compare
 from rlad.cli.evaluate import evaluate
 from rlad.cli.grade import grade
+from rlad.cli.report import report
 from rlad.cli.sft import sft
+from rlad.cli.show import show
 from rlad.cli.teacher import teacher
 from rlad.cli.train import train
 from rlad.errors import RladError
@@ -29,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: importing rich would take longer than everything else
     pretty_exceptions_enable=False,
 )
-for command in (train, sft, evaluate, grade, check, compare):
+for command in (train, sft, evaluate, grade, check, compare, report, show):
     app.command()(command)
 app.add_typer(teacher)
 

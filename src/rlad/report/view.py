@@ -217,17 +217,23 @@ class Figures:
             if hit.any():
                 self._example(name, float(hit.mean()), (*place, int(hit.argmax())))
         self.counts["covered"] += int(np.isfinite(arrays["teacher"]).sum())
-        changed = np.nan_to_num(arrays["changed"]) * rollout.weight
-        if changed.any() and not math.isnan(rollout.weight):
-            self.sums["changed"] += float(np.abs(changed).sum())
-            grpo = np.nan_to_num(arrays["contribution"] - arrays["changed"]) * rollout.weight
-            self.sums["grpo"] += float(np.abs(grpo).sum())
-            most = int(np.abs(changed).argmax())
-            self._example("changed", abs(float(changed[most])), (*place, most))
         size = {"disagrees": abs(rollout.likes), "longest": len(rollout.tokens)}
         for name in rollout.marks:
             self.counts[name] += 1
             self._example(name, float(size.get(name, rollout.row["advantage"])), place)
+        self._add_contributions(place, rollout)
+
+    def _add_contributions(self, place: tuple[int, ...], rollout: Rollout) -> None:
+        arrays = rollout.arrays
+        if math.isnan(rollout.weight):
+            return
+        changed = np.nan_to_num(arrays["changed"]) * rollout.weight
+        grpo = np.nan_to_num(arrays["contribution"] - arrays["changed"]) * rollout.weight
+        self.sums["changed"] += float(np.abs(changed).sum())
+        self.sums["grpo"] += float(np.abs(grpo).sum())
+        if changed.any():
+            most = int(np.abs(changed).argmax())
+            self._example("changed", abs(float(changed[most])), (*place, most))
 
     def _example(self, name: str, size: float, place: tuple[int, ...]) -> None:
         if name not in self.best or size > self.best[name][0]:
@@ -240,7 +246,7 @@ class Figures:
         def share(name: str, of: str) -> str:
             return f"{counts[name] / max(1, counts[of]):.1%} ({counts[name]} of {counts[of]})"
 
-        if self.sums["grpo"]:
+        if self.sums["grpo"] and self.sums["changed"]:
             value = f"{self.sums['changed'] / self.sums['grpo']:.0%}"
             found.append(("what the teacher changed, as a share of the update under GRPO", value, "changed"))
         found += [

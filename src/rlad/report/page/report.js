@@ -97,7 +97,7 @@
         rollout.tokens = tokens.subarray(prompts + part[0], prompts + part[1]);
         rollout.flags = flags.subarray(...part);
         rollout.arrays = {};
-        for (const name in arrays) if (arrays[name]) rollout.arrays[name] = arrays[name].subarray(...part);
+        for (const name in arrays) if (arrays[name] && !group.dropped) rollout.arrays[name] = arrays[name].subarray(...part);
       }
     }
     return head;
@@ -336,7 +336,7 @@
     if (i < 0 || !view) { if (view) view.panel.replaceChildren(el("p", { class: "note" }, "Point at a token, or move with the arrow keys, to see its numbers in the equation.")); return; }
     const { rollout, group, panel } = view, at = (key) => value(rollout, key, i), flag = rollout.flags[i], word = DATA.words[rollout.tokens[i]];
     const A = at("advantage"), r = Math.exp(Math.min(20, at("log_ratio"))), [low, high] = group.bounds || [NaN, NaN];
-    const branch = !(flag & FLAG.mask) ? DATA.masked : flag & FLAG.low ? DATA.branches.low : flag & FLAG.high ? DATA.branches.high : A === 0 ? DATA.branches.flat : DATA.branches.ratio;
+    const branch = !rollout.arrays.logps ? DATA.untrained : !(flag & FLAG.mask) ? DATA.masked : flag & FLAG.low ? DATA.branches.low : flag & FLAG.high ? DATA.branches.high : A === 0 ? DATA.branches.flat : DATA.branches.ratio;
     const shown = { token: [el("span", { class: "tok" }, pieces(word[2])), ` (number ${word[0]}, place ${i})`], A: number(A), S: number(at("logps")), old: number(at("old_logps")), T: number(at("teacher_logps")), ref: number(at("ref_logps")),
       anchor: number(at("anchor")), log_ratio: number(at("log_ratio")), r: plain(r), bounds: `${plain(low)} to ${plain(high)}`, branch, clamped: DATA.clamp[flag & FLAG.clamped ? 1 : 0], entropy: plain(at("entropy")),
       contribution: number(at("contribution")), grpo: number(at("grpo")), changed: number(at("changed")) };
