@@ -173,6 +173,11 @@ def test_responses_made_elsewhere_and_an_export(model: str, tmp_path: Path, caps
         (["x", "--task", "knights_knaves", "--backend", "sglang"], "one of transformers, vllm, server"),
         (["x", "--task", "knights_knaves", "--backend", "server"], "needs --url"),
         (["x", "--task", "knights_knaves", "--url", "http://localhost:1"], "are for --backend server"),
+        (["x", "--task", "knights_knaves", "--backend", "server", "--dtype", "auto"], "are the server's affair"),
+        (
+            ["--task", "knights_knaves", "--responses", "x", "--top-p", "1", "--seed", "0"],
+            "with --responses nothing is generated, so --top-p, --seed would do nothing",
+        ),
         (["x", "--task", "knights_knaves", "--engine", "{a: 1}"], "is for --backend vllm"),
         (["x", "--task", "knights_knaves", "--engine", "{a"], "--engine is not YAML"),
         (["x", "--task", "knights_knaves", "--template", "[1]"], "--template must be a mapping"),

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "load_model", "task_spec"]
 
+# What would be ignored where nothing is generated.
+GENERATION = (
+    "samples temperature top_p max_new_tokens batch_size seed prompt_format append template dtype revision base "
+    "backend engine url served_model api_key_env"
+).split()
 BATCH_SIZES = {"transformers": 64, "vllm": 2048, "server": 512}
 
 
 def evaluate(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -120,6 +126,7 @@ def evaluate(
     about: dict[str, Any] = {"model": model or responses, "command": _command()}
     kept: dict[str, Any] = {"task": spec, "split": split}
     if responses is not None:
+        _check_nothing_generates(context)
         examples = loaded.evaluation(split, puzzles)
         store = _scored(loaded, examples, responses, records, restart, about, kept)
     else:
@@ -210,6 +217,8 @@ def _backend(
         raise RladError("--url, --served-model and --api-key-env are for --backend server")
     if backend != "vllm" and engine:
         raise RladError("--engine is for --backend vllm")
+    if backend == "server" and (name.dtype or name.base):
+        raise RladError("--dtype and --base are the server's affair: leave them out with --backend server")
     if backend == "server" and url is None:
         raise RladError("--backend server needs --url http://host:port; MODEL names the tokenizer")
 
@@ -256,6 +265,14 @@ def _report(evaluation: Evaluation, other: Evaluation | None, against: str | Non
     elif output is not None:
         write_json(output, content)
         print(f"written to {output}")
+
+
+def _check_nothing_generates(context: typer.Context) -> None:
+    """Raises RladError for options beside --responses that would be ignored."""
+    given = [name for name in GENERATION if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise RladError(f"with --responses nothing is generated, so {options} would do nothing: leave it out")
 
 
 def _check_files(output: str | None, export: tuple[str, str] | None, restart: bool, records: str | None) -> None:
