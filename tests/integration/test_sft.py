@@ -106,7 +106,20 @@ def test_the_loss_is_the_mean_over_the_updates_response_tokens_of_their_negative
         assert batch["labels"][i].tolist() == expected + [-100] * padding
         assert batch["input_ids"][i, : len(expected)].tolist() == row["input_ids"]
         assert batch["attention_mask"][i].tolist() == [1] * len(expected) + [0] * padding
+    updates: list[list[int]] = []
+    sizes = trainer.get_batch_samples
+
+    def seen(*arguments: Any) -> Any:
+        batches, count = sizes(*arguments)
+        updates.append([int(batch["attention_mask"].sum()) for batch in batches])
+        assert int(count) == tokens and all(batch["attention_mask"].any(0).all() for batch in batches)
+        return batches, count
+
+    tokens = sum(sum(row["completion_mask"]) for row in rows)
+    trainer.get_batch_samples = seen
     trainer.train()
+    lengths = sorted((len(row["input_ids"]) for row in rows), reverse=True)
+    assert updates == [[sum(lengths[:2]), sum(lengths[2:])]]  # the two longest together
     assert metrics(tmp_path / "run")[0]["loss"] == pytest.approx(nats / count, rel=1e-5)
 
 

@@ -18,6 +18,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from rlad.errors import RladError
 from rlad.evaluation.problems import PromptFormat
 from rlad.evaluation.run import Settings, compare, write_json
+from rlad.offline.batches import by_length
 from rlad.offline.config import SftRecipe
 from rlad.offline.dataset import training_rows
 from rlad.offline.traces import Traces, load_traces, make_traces
@@ -60,6 +61,15 @@ class OfflineConfig(SFTConfig):  # type: ignore[misc]
 
     max_completion_length: int = 512
     chat_template_kwargs: dict[str, Any] | None = None
+
+
+class OfflineTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer with less padding in its micro-batches."""
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """The micro-batches of an update, and how many tokens are trained on in all of them."""
+        batches, count = super().get_batch_samples(*args, **kwargs)
+        return (batches if count is None else by_length(batches)), count
 
 
 class Checkpoints(TrainerCallback):
@@ -217,7 +227,7 @@ def make_trainer(
         "chat_template_kwargs": dict(recipe.sft.chat_template_kwargs),
     }
     try:
-        trainer = SFTTrainer(
+        trainer = OfflineTrainer(
             model,
             OfflineConfig(**arguments, **ours),
             train_dataset=Dataset.from_list(rows),
