@@ -93,7 +93,7 @@ def test_agreement_on_triples_of_other_projects(test_data: Path) -> None:
         ("The answer is 5. ", Found("5", "anchor")),
         ("ANSWER: *7*", Found("7", "anchor")),
         ("the answer is\n 5 apples\nand so on", Found("5 apples", "anchor")),
-        ("\u0130 THE ANSWER IS 5", Found("5", "anchor")),
+        ("\u0130" * 9 + " THE ANSWER IS 5", Found("5", "anchor")),
         ("the answer is", Found(None, problem="nothing follows the last 'answer is'")),
         ("none", Found(None, problem="there is no \\boxed and no 'answer is'")),
         (r"answer is 5 \boxed{", Found(None, problem="the last \\boxed is not closed, or is too long")),
