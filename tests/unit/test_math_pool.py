@@ -181,6 +181,7 @@ def test_after_ctrl_c_no_answer_is_anothers() -> None:
     with pytest.raises(KeyboardInterrupt):
         grade_all([TOWER] * 8, ["42"] * 8, None, LIMITS)
     timer.join()
+    assert grade("\\boxed{1}", "1", "", LIMITS).strict
     responses, golds = numbers(20)
     assert rights(grade_all(responses, golds, None, LIMITS)) == [i % 3 != 0 for i in range(20)]
 
