@@ -199,6 +199,7 @@ class Figures:
         self.dropped.update(step.about.get("dropped") or {})
         for group in step.groups:
             if group.first["dropped"]:
+                self._example("dropped", 1.0, (step.number, group.number))
                 continue
             self.counts["groups"] += 1
             if group.flat:
