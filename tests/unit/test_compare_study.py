@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,26 @@ def test_written_cells_are_read_back(tmp_path: Path) -> None:
     assert found.curve == [{"step": 1, "accuracy": 0.5}, {"step": 2, "accuracy": None}]
     assert found.identity == cell.identity and found.seed == 1
     assert len(path.read_text().splitlines()) < 40  # one line a key
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_of_this_repository_can_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    made = Study.load(path)
+    cells = [cell for row in made.rows for cell in (made.cells(row) if row.chosen is not None else made.trials(row))]
+    steps = {cell.recipe["trainer"]["max_steps"] for cell in cells if cell.kind != "evaluate"}
+    assert len(steps) == 1 and len({cell.digest for cell in cells}) == len(cells)
+
+
+def test_the_study_of_the_documentation_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "compare.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "documented.yaml").write_text(block)
+    made = Study.load(tmp_path / "documented.yaml")
+    assert [row.label for row in made.rows] == ["grpo", "kdrl", "rlad alpha=0.3", "rlad alpha=0.5", "sft", "teacher"]
 
 
 def test_labels() -> None:

@@ -17,6 +17,7 @@ from rlad.compare.worker import INTERRUPTED, environment_of, make_job, run_job
 from rlad.errors import RladError
 
 Say = Callable[[str], None]
+_COMMIT = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ def run_study(study: Study, options: Options, say: Say) -> int:
     """Run what is missing. Returns 0, 1 when a cell failed, 130 when it was stopped; what is finished stays."""
     results = Results(options.results, study.name)
     failed = 0
-    _adopt(study, results, say)
+    _adopt(study, results, options, say)
     for phase in ("trials", "cells"):
         todo = missing(study, results, options.only)[phase == "cells"]
         if todo:
-            say(f"{len(todo)} {phase} to run, {max(1, options.workers)} at a time")
+            say(f"{phase} to run: {len(todo)}, {max(1, options.workers)} at a time")
         statuses = _run_all(study, todo, results, options, say)
         if INTERRUPTED in statuses:
             say(f"stopped; go on with: rlad compare {study.path}")
@@ -78,24 +79,32 @@ def run_study(study: Study, options: Options, say: Say) -> int:
     return 1 if failed else 0
 
 
-def _adopt(study: Study, results: Results, say: Say) -> None:
+def _adopt(study: Study, results: Results, options: Options, say: Say) -> None:
     """Take over what another study has run, so that this one's folder is whole."""
     for row in study.rows:
         chosen = chosen_row(study, row, results)
         for cell in [*study.trials(row), *([] if chosen is None else study.cells(chosen))]:
-            if (taken := results.adopt(cell)) is not None:
-                say(f"{cell.label}, seed {cell.seed}: taken from {taken.data['from']}")
+            _taken(study, cell, results, options, say)
+
+
+def _taken(study: Study, cell: Cell, results: Results, options: Options, say: Say) -> bool:
+    """Whether the cell was there elsewhere, and is now here."""
+    taken = results.adopt(cell)
+    if taken is None:
+        return False
+    say(f"{cell.label}, seed {cell.seed}: taken from {taken.data['from']}")
+    if options.commit:
+        _commit(study, taken.path, say)
+    return True
 
 
 def _run_all(study: Study, cells: Sequence[Cell], results: Results, options: Options, say: Say) -> list[int]:
-    commit = threading.Lock()
     stopped = threading.Event()
 
     def run(cell: Cell) -> int:
         if stopped.is_set():
             return INTERRUPTED
-        if (taken := Results(options.results, study.name).adopt(cell)) is not None:  # finished meanwhile, elsewhere
-            say(f"{cell.label}, seed {cell.seed}: taken from {taken.data['from']}")
+        if _taken(study, cell, Results(options.results, study.name), options, say):  # finished meanwhile, elsewhere
             return 0
         started = time.monotonic()
         status = _run_one(study, cell, results, options)
@@ -106,8 +115,7 @@ def _run_all(study: Study, cells: Sequence[Cell], results: Results, options: Opt
             assert found is not None
             say(_line(found, time.monotonic() - started))
             if options.commit:
-                with commit:
-                    _commit(study, found.path, say)
+                _commit(study, found.path, say)
         else:
             say(f"failed: {cell.label}, seed {cell.seed}: {_last_line(_log(results, cell, options))}")
         return status
@@ -165,11 +173,12 @@ def _commit(study: Study, path: Path, say: Say) -> None:
     """Only this file, whatever else is changed or staged. A study goes on where git does not want it."""
     message = f"{study.name}: {path.stem}"
     done: subprocess.CompletedProcess[str] | None = None
-    for words in (["add", "--", path.name], ["commit", "-q", "-m", message, "--", path.name]):
-        for _ in range(20):  # git's lock may be somebody else's for a moment
-            done = subprocess.run(["git", *words], cwd=path.parent, capture_output=True, text=True, check=False)
-            if done.returncode == 0 or "index.lock" not in done.stderr:
-                break
-            time.sleep(1)
+    with _COMMIT:
+        for words in (["add", "--", path.name], ["commit", "-q", "-m", message, "--", path.name]):
+            for _ in range(20):  # git's lock may be somebody else's for a moment
+                done = subprocess.run(["git", *words], cwd=path.parent, capture_output=True, text=True, check=False)
+                if done.returncode == 0 or "index.lock" not in done.stderr:
+                    break
+                time.sleep(1)
     if done is not None and done.returncode:
         say(f"not committed: {path}: {' '.join((done.stderr or done.stdout).split())}")
