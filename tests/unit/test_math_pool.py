@@ -186,10 +186,11 @@ def test_after_ctrl_c_no_answer_is_anothers() -> None:
     assert rights(grade_all(responses, golds, None, LIMITS)) == [i % 3 != 0 for i in range(20)]
 
 
-def forked(queue: multiprocessing.SimpleQueue[list[bool]]) -> None:
-    """What a forked process grades, while its parent has workers of its own."""
+def forked(queue: multiprocessing.SimpleQueue[tuple[list[bool], set[int]]]) -> None:
+    """What a child grades while its parent has workers, and the workers that it does so with."""
     responses, golds = numbers(10)
-    queue.put(rights(grade_all(responses, golds, None, LIMITS)))
+    found = rights(grade_all(responses, golds, None, LIMITS))
+    queue.put((found, {worker.process.pid for pool in pools._pools.values() for worker in pool.all}))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -202,7 +203,8 @@ def test_a_training_process_grades_with_workers_of_its_own(method: str) -> None:
     queue = context.SimpleQueue()
     process = context.Process(target=forked, args=(queue,))
     process.start()
-    assert queue.get() == expected
+    found, theirs = queue.get()
+    assert found == expected and theirs and not theirs & mine
     process.join(60)
     assert process.exitcode == 0
     assert mine <= set(children())  # the child ended none of its parent's
@@ -211,11 +213,14 @@ def test_a_training_process_grades_with_workers_of_its_own(method: str) -> None:
 
 
 PROGRAM = """
-import os, signal, sys
+import atexit, os, signal, sys
+pids = []
+atexit.register(lambda: print([pid for pid in pids if os.path.exists(f"/proc/{pid}")], flush=True))  # runs last
 from rlad.tasks.math.grade import grade_all
 from rlad.tasks.math.pool import Limits, _pools
 print([v.strict for v in grade_all(["\\\\boxed{1}", "\\\\boxed{2}"], ["1", "1"], None, Limits(workers=2))], flush=True)
-print(*[w.process.pid for pool in _pools.values() for w in pool.all], flush=True)
+pids += [w.process.pid for pool in _pools.values() for w in pool.all]
+print(*pids, flush=True)
 print(sorted({"torch", "sympy", "math_verify"} & set(sys.modules)), flush=True)
 """
 ENDINGS = {
@@ -230,7 +235,8 @@ ENDINGS = {
 def test_no_worker_outlives_its_caller(ending: str) -> None:
     program = PROGRAM + ENDINGS[ending]
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-    verdicts, pids, heavy = done.stdout.splitlines()[:3]
+    verdicts, pids, heavy, *left_at_exit = done.stdout.splitlines()
+    assert left_at_exit == (["[]"] if ending in ("ends", "raises") else [])  # not as zombies either
     assert verdicts == "[True, False]" and pids and heavy == "[]"
     end = time.monotonic() + 10
     while (left := [pid for pid in pids.split() if is_running(int(pid))]) and time.monotonic() < end:
