@@ -98,3 +98,11 @@ def test_what_cannot_go_on_is_refused(made: Recipe, tmp_path: Path) -> None:
     (tmp_path / "run" / "recipe.yaml").write_text(made.model_copy(update={"seed": 3}).to_yaml())
     with pytest.raises(RladError, match="seed differ from the run to be resumed"):
         train(made, resume=True, emit=lambda line: None)
+
+
+def test_fewer_problems_than_a_generation_takes_are_refused_before_anything_loads(made: Recipe, tmp_path: Path) -> None:
+    """16 texts; 8 rollouts an update in groups of 4 are 2 prompts, 17 x 4 are 17."""
+    trainer = made.trainer | {"per_device_train_batch_size": 17 * tiny.GROUP}
+    with pytest.raises(RladError, match="16 training problems, and one generation takes 17"):
+        train(made.model_copy(update={"trainer": trainer, "stages": []}), emit=lambda line: None)
+    assert not (tmp_path / "run").exists()

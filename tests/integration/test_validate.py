@@ -143,3 +143,9 @@ def test_a_note_that_is_not_ours_is_named(base: str, tmp_path: Path) -> None:
     (tmp_path / "run" / "best" / "validation.json").write_text("{}")
     with pytest.raises(RladError, match="is not what rlad wrote"):
         train(made, emit=lambda line: None)
+
+
+def test_what_the_data_has_to_say_is_said(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("letters_task.Letters.report", lambda self: ["a row was left out"], raising=False)
+    lines = quietly(recipe(base, tmp_path / "run", None))
+    assert "data: a row was left out" in lines

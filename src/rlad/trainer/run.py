@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import yaml
 
 from rlad.errors import RladError
 from rlad.models import resolve
-from rlad.trainer.config import Recipe
+from rlad.trainer.config import Recipe, grpo_fields
 from rlad.trainer.rules import batches
 from rlad.trainer.saving import last_checkpoint, save_model
 from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, StudentSpec, TeacherSpec, alignment, trained_by
@@ -46,8 +47,9 @@ def train(
     output = Path(recipe.output)
     task = load_task(recipe.task)
     examples = list(task.train())
-    if not examples:
-        raise RladError("the task has no training examples")
+    _check_enough(recipe, len(examples))
+    for line in getattr(task, "report", list)():  # corrections and overlaps: what a reader of the results should know
+        say(f"data: {line}")
     checkpoint = _start(recipe, output, resume, say)
 
     import torch
@@ -80,6 +82,19 @@ def train(
     if torch.distributed.is_initialized() and not trainer.is_world_process_zero():
         return 0
     return _finish(recipe, output, before, after, seconds, (trainer.state.global_step, step), say)
+
+
+def _check_enough(recipe: Recipe, examples: int) -> None:
+    """Raises RladError for fewer problems than one generation takes: TRL would make no step at all."""
+    values = {name: default for name, (_, default) in grpo_fields().items()} | recipe.trainer_arguments()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = batches(values, processes).rollouts // int(values["num_generations"])
+    if examples < wanted:
+        raise RladError(
+            f"the task has {examples} training problem{'' if examples == 1 else 's'}, and one generation takes {wanted} "
+            "(rollouts over num_generations): add problems, or lower trainer.per_device_train_batch_size or "
+            "gradient_accumulation_steps"
+        )
 
 
 def _quiet() -> None:
