@@ -91,8 +91,8 @@ def _check_enough(recipe: Recipe, examples: int) -> None:
     wanted = batches(values, processes).rollouts // int(values["num_generations"])
     if examples < wanted:
         raise RladError(
-            f"the task has {examples} training problem{'' if examples == 1 else 's'}, and one generation takes {wanted} "
-            "(rollouts over num_generations): add problems, or lower trainer.per_device_train_batch_size or "
+            f"the task has {examples} training problem{'' if examples == 1 else 's'}, and one generation takes "
+            f"{wanted} (rollouts over num_generations): add problems, or lower trainer.per_device_train_batch_size or "
             "gradient_accumulation_steps"
         )
 
