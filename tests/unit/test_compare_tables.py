@@ -67,12 +67,15 @@ def test_an_evaluated_model_has_no_before() -> None:
 
 def test_pairs_by_seed_and_by_problem() -> None:
     # By seed: .5 - .4, .7 - .5, and seed 3 has no pair: .1 and .2: mean .15, sd .0707, half T1 * .05
-    base = group("grpo", cell(1, 0.4, right=[1, 0, 0, 0]), cell(2, 0.5, right=[1, 1, 0, 0]), cell(3, 0.9))
+    base = group(
+        "grpo", cell(1, 0.4, right=[2, 0, 0, 0], samples=2), cell(2, 0.5, right=[2, 2, 0, 0], samples=2), cell(3, 0.9)
+    )
     ours = group("rlad", cell(2, 0.7, right=[1, 1, 1, 0]), cell(1, 0.5, right=[1, 0, 1, 1]), wanted=2)
     (row,) = tables.paired_rows([base, ours], "grpo")
     assert row["seeds"] == 2
     assert row["by_seed"] == pytest.approx((0.15, 0.15 - T1 * 0.05, 0.15 + T1 * 0.05))
-    # By problem, means over seeds: grpo 1, .5, 0, 0; rlad 1, .5, 1, .5: differences 0, 0, 1, .5: mean .375.
+    # By problem, means over seeds of the share right, of 2 samples or of 1: grpo 1, .5, 0, 0; rlad 1, .5, 1, .5.
+    # Differences 0, 0, 1, .5: mean .375.
     assert row["problems"] == 4 and row["by_problem"][0] == pytest.approx(0.375)
     # Signs of 1 and .5: of 4 sums 1.5, .5, -.5, -1.5 two are as far out: p = .5
     assert row["p_value"] == row["p_holm"] == pytest.approx(0.5)
