@@ -41,8 +41,8 @@ _GOLD = ("gold", "answer", "solution", "target")  # columns that hold the right 
 def kept_policy(every: int, groups: int) -> str:
     """Which groups are recorded, in words."""
     return (
-        f"at the first update, every {every}, and the last, {groups} groups of the main process's generation: the most mixed "
-        "one (right and wrong closest to half, else the largest spread of rewards), one that is all wrong where there "
+        f"at the first update, every {every}, and the last, {groups} groups of the main process's generation: the most "
+        "mixed one (right and wrong closest to half, else the largest spread of rewards), one that is all wrong where there "
         f"is one, the rest at random; and of the groups that were dropped and replaced, up to {groups}"
     )
 
@@ -166,7 +166,7 @@ class Recorder:
         tokens, mask, stop = _response(batch, row, tokenizer.pad_token_id, trainer.eos_token_ids)
         parts = dict(zip(trainer.reward_func_names, batch[REWARDS][row].tolist(), strict=True))
         difficulty, task = example.get("difficulty"), example.get("task")
-        return {
+        known = {
             "run": self.run,
             "method": trainer.method.name,
             "step": self._step,
@@ -188,6 +188,11 @@ class Recorder:
             "explanation": None if score is None else score.explanation,
             "stop": stop,
             "columns": json.dumps({key: value for key, value in example.items() if key != "prompt"}, default=str),
+        }
+        # A lone surrogate, as a data set's JSON can have, is no text that a file could hold.
+        return {
+            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for name, value in known.items()
         }
 
 

@@ -315,7 +315,7 @@
       if (size > 0 && Number.isFinite(size)) sizes.push(size);
     }
     sizes.sort((a, b) => a - b);
-    const most = sizes.length ? sizes[Math.floor((sizes.length - 1) * 0.98)] : 0;
+    const most = sizes.length ? sizes[Math.ceil((sizes.length - 1) * 0.98)] : 0;
     nodes.forEach((node, i) => { node.style.backgroundColor = colour(value(rollout, channel, i), most); });
     const signed = channel !== "entropy";
     const swatches = (signed ? [-1, -0.5, 0, 0.5, 1] : [0, 0.5, 1]).map((part) => {
