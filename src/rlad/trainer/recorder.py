@@ -41,9 +41,10 @@ _GOLD = ("gold", "answer", "solution", "target")  # columns that hold the right 
 def kept_policy(every: int, groups: int) -> str:
     """Which groups are recorded, in words."""
     return (
-        f"at the first update, every {every}, and the last, {groups} groups of the main process's generation: the most "
-        "mixed one (right and wrong closest to half, else the largest spread of rewards), one that is all wrong where there "
-        f"is one, the rest at random; and of the groups that were dropped and replaced, up to {groups}"
+        f"at the first update, every {every}, and the last, {groups} groups of the main process's generation: the "
+        "most mixed one (right and wrong closest to half, else the largest spread of rewards), one that is all wrong "
+        "where there is one, the rest at random; and of the groups that were dropped and replaced, up to "
+        f"{groups}"
     )
 
 
