@@ -30,7 +30,7 @@ def main() -> None:
         run = Path(options.run or folder) / ("" if options.run else "run")
         if not options.run:
             overrides = [f"trainer.max_steps={options.steps}", "evaluate=null", f"output={json.dumps(str(run))}"]
-            train(Recipe.resolve("quickstart", [*overrides, "trainer.save_strategy=no"]))
+            train(Recipe.resolve("quickstart", [*overrides, "trainer.save_strategy='no'"]))
         rows = [(row["rlad/seconds/recorder"], row["step_time"]) for row in read_metrics(run / "metrics.jsonl")]
         started = time.perf_counter()
         written = write_report([run], Path(folder) / "report.html")

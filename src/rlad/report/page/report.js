@@ -309,27 +309,25 @@
   }
   function paint() {
     const { group, rollout, nodes, legend } = view, about = DATA.channels.find((each) => each.key === channel);
-    const sizes = [];
+    let most = 0;
     for (const each of group.rollouts) for (let i = 0; i < each.length; i++) {
       const size = Math.abs(value(each, channel, i));
-      if (size > 0 && Number.isFinite(size)) sizes.push(size);
+      if (size > most && Number.isFinite(size)) most = size;
     }
-    sizes.sort((a, b) => a - b);
-    const most = sizes.length ? sizes[Math.ceil((sizes.length - 1) * 0.98)] : 0;
     nodes.forEach((node, i) => { node.style.backgroundColor = colour(value(rollout, channel, i), most); });
     const signed = channel !== "entropy";
-    const swatches = (signed ? [-1, -0.5, 0, 0.5, 1] : [0, 0.5, 1]).map((part) => {
+    const swatches = (signed ? [-1, -0.25, 0, 0.25, 1] : [0, 0.25, 1]).map((part) => {
       const node = el("span", { class: "swatch" }, number(part * most));
       node.style.backgroundColor = colour(part * most, most);
       return node;
     });
-    legend.replaceChildren(el("span", null, `${about.label}, ${about.unit}: `), ...(most ? swatches : [sizes.length || !rollout.arrays.logps ? "" : "0 at every token of the group"]),
-      el("span", { class: "note" }, ` ${about.about}. ${most ? "The scale is of the group's rollouts, their largest 2 % cut off." : ""}`));
+    legend.replaceChildren(el("span", null, `${about.label}, ${about.unit}: `), ...(most ? swatches : [rollout.arrays.logps ? "0, or no value, at every token of the group" : "no value"]),
+      el("span", { class: "note" }, ` ${about.about}. ${most ? "The colour grows with the square root, up to the largest value in the group." : ""}`));
     for (const input of document.querySelectorAll("input[name=channel]")) input.checked = input.value === channel;
   }
   function colour(value, most) {
     if (!most || Number.isNaN(value) || value === 0) return "transparent";
-    const alpha = (0.03 + 0.67 * Math.min(1, Math.abs(value) / most)).toFixed(3);
+    const alpha = (0.75 * Math.sqrt(Math.min(1, Math.abs(value) / most))).toFixed(3);
     return value > 0 ? `rgba(235, 120, 0, ${alpha})` : `rgba(40, 110, 230, ${alpha})`;
   }
   function show(i) {
