@@ -177,6 +177,16 @@ def test_charts_are_pictures(tmp_path: Path) -> None:
         assert "grpo" in words and "rlad" in words
 
 
+def test_bars_of_one_seed_have_no_interval_and_others_end_at_the_limits() -> None:
+    def bars(*cells: Finished) -> list[dict[str, Any]]:
+        chart = charts.difficulty_chart([group("rlad", *cells)])
+        return [point for point in chart.to_dict()["data"]["values"] if point["label"] == "rlad"]
+
+    assert all("low" not in point and "high" not in point for point in bars(cell(1, 0.5)))
+    # .3 and .7: mean .5 and a half width of T1 * .2 = 2.5
+    assert all((point["low"], point["high"]) == (0.0, 1.0) for point in bars(cell(1, 0.3), cell(2, 0.7)))
+
+
 def test_charts_leave_out_what_nothing_is_known_of(tmp_path: Path) -> None:
     assert charts.draw([group("old", cell(1, 0.5, curve=[{"step": 1, "accuracy": 0.1}]))], tmp_path) == [
         "by-step", "by-difficulty",

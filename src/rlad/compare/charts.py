@@ -93,7 +93,7 @@ def difficulty_chart(groups: Sequence[Group]) -> Any:
 
     rows = accuracy_rows(groups)
     points = [
-        {"difficulty": name, "label": row["label"], "accuracy": mean, **_limits(max(low, 0.0), min(high, 1.0))}
+        {"difficulty": name, "label": row["label"], "accuracy": mean, **_limits(low, high)}
         for row in rows
         for name, (mean, low, high) in row["by_difficulty"].items()
     ]
@@ -145,4 +145,5 @@ def token_chart(groups: Sequence[Group]) -> Any:
 
 
 def _limits(low: float, high: float) -> dict[str, float]:
-    return {"low": low, "high": high} if math.isfinite(low) and math.isfinite(high) else {}
+    """Of a rate, held in [0, 1]; none where one seed has no interval."""
+    return {"low": max(low, 0.0), "high": min(high, 1.0)} if math.isfinite(low) and math.isfinite(high) else {}

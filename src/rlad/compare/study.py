@@ -149,6 +149,8 @@ class Study:
     def load(cls, path: str | Path) -> Study:
         """Raises RladError for a study that is not there, is not YAML, or cannot run."""
         target = Path(path)
+        if not target.is_file():
+            raise RladError(f"there is no study {path}: give the path of a YAML file, as in recipes/studies")
         try:
             config = OmegaConf.load(target)  # as recipes are read: 1e-4 is a number
             data = OmegaConf.to_container(config, resolve=True)
