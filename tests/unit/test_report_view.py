@@ -111,6 +111,13 @@ def test_groups_begin_with_the_best_and_the_worst(run: Run) -> None:
     assert step.bounds == (0.8, 1.28) and step.mismatch is not None and step.mismatch < 1e-6
 
 
+def test_a_recorded_log_ratio_that_does_not_follow_from_the_log_probabilities_is_noticed(tmp_path: Path) -> None:
+    row = made_runs.rollout(1, 0, 0, [-1.0, -1.4])  # gaps 0 and .4: log ratios 0 and .2
+    folder = made_runs.save(tmp_path / "run", {1: [row | {"log_ratio": [0.0, 0.5]}]})
+    (step,) = read_steps(read_runs([folder])[0])
+    assert step.mismatch == pytest.approx(0.3, abs=1e-6)
+
+
 def test_filters(run: Run) -> None:
     steps = list(read_steps(run))
 
