@@ -13,8 +13,10 @@ from torch import Tensor
 
 import tiny
 from rlad import records
+from rlad.cli.main import main
 from rlad.errors import RladError
 from rlad.report.contributions import group_contributions, method_of
+from rlad.report.words import NO_RECORDS
 from rlad.tasks import Score
 from rlad.trainer.recorder import ROW, TOKENIZER
 
@@ -263,3 +265,28 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         tiny.arguments(tmp_path, record_every=-1)
     with pytest.raises(RladError, match="record_groups at least 1"):
         tiny.arguments(tmp_path, record_groups=0)
+
+
+@pytest.mark.parametrize("every", [None, 0])
+def test_rlad_train_records_unless_told_not_to_and_names_the_command(
+    every: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    overrides = ["max_steps=1", "per_device_train_batch_size=16", "gradient_accumulation_steps=1",
+                 "max_completion_length=8", "save_strategy='no'"]  # fmt: skip
+    overrides += [] if every is None else [f"record_every={every}"]
+    words = [f"trainer.{each}" for each in overrides]
+    assert main(["train", "quickstart", *words, "evaluate=null", "task.size=16", "--output", str(output)]) == 0
+    assert f"rlad report {output}" in capsys.readouterr().out
+    assert (output / "records").exists() == (every is None)
+    assert main(["report", str(output)]) == 0 and main(["show", str(output)]) == 0
+    said = capsys.readouterr().out
+    if every is None:
+        assert (
+            "report.html: 0." in said and ", 16 rollouts" in said and "0.0% (0 of 16) recorded rollouts: wrong" in said
+        )
+        (group, *_) = {row["group"] for row in recorded(output)}
+        assert main(["show", str(output), f"1/{group}/0/0"]) == 0
+        assert "bounds of the clip" in capsys.readouterr().out
+    else:
+        assert "no records: curves alone" in said and NO_RECORDS in said
