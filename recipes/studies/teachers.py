@@ -63,7 +63,7 @@ def weak(puzzles: int) -> None:
     model, tokenizer = load("embedded:teacher")
     task = load_task({"name": "knights_knaves", "people": [2, 3, 4]})
     examples = list(task.evaluation("validation", puzzles))
-    low, high, tried = 0.0, 0.4, []
+    low, high, tried = 0.2, 0.5, []
     for _ in range(10):
         amount = (low + high) / 2
         made = noisy(model, amount)
