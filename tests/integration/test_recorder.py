@@ -268,7 +268,7 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [None, 0])
-def test_rlad_train_records_unless_told_not_to_and_names_the_command(
+def test_rlad_train_records_unless_told_not_to_and_writes_the_page(
     every: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
@@ -277,7 +277,8 @@ def test_rlad_train_records_unless_told_not_to_and_names_the_command(
     overrides += [] if every is None else [f"record_every={every}"]
     words = [f"trainer.{each}" for each in overrides]
     assert main(["train", "quickstart", *words, "evaluate=null", "task.size=16", "--output", str(output)]) == 0
-    assert f"rlad report {output}" in capsys.readouterr().out
+    assert f"{output / 'report.html'}  (what the teacher did" in capsys.readouterr().out
+    assert (output / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert (output / "records").exists() == (every is None)
     assert main(["report", str(output)]) == 0 and main(["show", str(output)]) == 0
     said = capsys.readouterr().out
@@ -290,3 +291,11 @@ def test_rlad_train_records_unless_told_not_to_and_names_the_command(
         assert "bounds of the clip" in capsys.readouterr().out
     else:
         assert "no records: curves alone" in said and NO_RECORDS in said
+
+
+def test_a_page_that_cannot_be_written_costs_the_finished_run_nothing(tmp_path: Path) -> None:
+    from rlad.trainer.run import _report
+
+    lines: list[str] = []
+    _report(tmp_path, lines.append)  # no run is there
+    assert lines[0].startswith("no report was written: ") and not (tmp_path / "report.html").exists()

@@ -335,6 +335,7 @@ def _finish(
     label = recipe.method["name"]
     learning_curve({label: [metrics]}, output / "learning_curve.png", metric, f"{label}: training {metric}")
     write_json(output / "summary.json", summary)
+    _report(output, say)
     say(f"\n{done} steps in {seconds:.0f} s. Written:")
     for name, what in (
         ("model", "the student, for AutoModelForCausalLM.from_pretrained"),
@@ -343,15 +344,25 @@ def _finish(
         ("validation.jsonl", "every validation"),
         ("learning_curve.png", "the learning curve"),
         ("records", "groups of rollouts, token by token"),
+        ("report.html", "what the teacher did, on one page: open it in a browser"),
         ("summary.json", "this table, the recipe and the environment"),
     ):
         if (output / name).exists():
             say(f"  {output / name}  ({what})")
-    say(f"\nWhat the teacher did, on one page: rlad report {output}")
     if recipe.evaluate is not None and recipe.evaluate.require_improvement and not better:
         say("not better: the 95 % interval of the accuracy gained is not above 0")
         return NOT_BETTER
     return 0
+
+
+def _report(output: Path, say: Callable[[str], None]) -> None:
+    """The run's page. What goes wrong with it is said, and costs the finished run nothing."""
+    from rlad.report.page import write_report
+
+    try:
+        write_report([output], output / "report.html")
+    except RladError as error:
+        say(f"no report was written: {error}")
 
 
 def _gain_table(difficulty: str, rows: Sequence[Mapping[str, Any]]) -> str:
