@@ -187,6 +187,24 @@ def test_check_warns_of_what_is_rarely_meant(folder: Path, capsys: pytest.Captur
     assert "caution: trainer.top_p: 0.9: tokens would be drawn from another distribution" in capsys.readouterr().out
 
 
+def test_check_reads_a_recipe_of_sft(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("sft.yaml").write_text(
+        "model: student\nteacher: null\ntask: knights_knaves\nsft: {traces: mine}\noutput: runs/x\n"
+        "trainer: {max_steps: 7, per_device_train_batch_size: 4, gradient_accumulation_steps: 3}\n"
+    )
+    assert main(["check", "sft.yaml"]) == 2
+    said = capsys.readouterr()
+    assert "error: sft.traces: there is no folder mine, and no teacher to make it with" in said.err
+    Path("mine").mkdir()
+    assert main(["check", "sft.yaml"]) == 0
+    said = capsys.readouterr()
+    for words in ("(for rlad sft)", "teacher   none: the traces are there", "7 updates of 12 traces", "traces    mine"):
+        assert words in said.out
+    assert main(["check", "sft.yaml", "sft.traced=x", "trainer.max_stps=3"]) == 2
+    said = capsys.readouterr()
+    assert "sft.traced: unknown key; did you mean sft.traces?" in said.err and "trainer.max_stps" in said.err
+
+
 def test_check_says_where_a_run_could_go_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rlad.trainer.trainer import STATE_FILE
 

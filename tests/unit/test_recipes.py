@@ -13,7 +13,7 @@ from rlad.trainer.config import Recipe
 
 ROOT = Path(__file__).parents[2] / "recipes"
 MADE_FIRST = {"other-tokenizer"}  # its README makes the teacher that its recipe names
-OTHER_FORMATS = {"kk-sft", "studies"}  # checked by their own tests
+OTHER_FORMATS = {"studies"}  # checked by their own tests
 RECIPES = sorted(path for path in ROOT.glob("*/*.yaml") if path.parent.name not in MADE_FIRST | OTHER_FORMATS)
 PAPER = [path for path in RECIPES if path.parent.name.startswith(("kk-qwen3", "math-qwen3"))]
 

@@ -22,7 +22,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic import Field as Limits
 
 from rlad.errors import RladError
-from rlad.trainer.config import SAID_ELSEWHERE, _default, _expanded, _task_problems, find_recipe, read_recipe
+from rlad.trainer.config import (
+    SAID_ELSEWHERE,
+    RecipeError,
+    _default,
+    _expanded,
+    _task_problems,
+    find_recipe,
+    read_recipe,
+)
 from rlad.trainer.messages import model_problems, type_problem, unknown_key
 from rlad.trainer.sections import (
     EvaluateSpec,
@@ -116,7 +124,7 @@ class SftRecipe(Section):
         if recipe is not None and not problems:
             problems += _teacher_problems(teacher, recipe.sft)
         if problems or recipe is None:
-            raise RladError("; ".join(problems))
+            raise RecipeError(problems)
         return recipe
 
     def trainer_arguments(self) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""What `rlad check` says of a recipe of `rlad sft`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlad.errors import RladError
+
+if TYPE_CHECKING:
+    from rlad.offline.config import SftRecipe
+
+
+def sft_problems(recipe: SftRecipe) -> list[str]:
+    """What only the surroundings can tell: models and traces that are not there, the task's options."""
+    from rlad.cli.check import model_problems, teacher_problems
+    from rlad.tasks import load_task
+
+    problems = model_problems("model", recipe.model) + teacher_problems("teacher", recipe.teacher)
+    try:
+        load_task(recipe.task)
+    except RladError as error:
+        problems.append(str(error))
+    if recipe.teacher is None and not Path(recipe.traces).is_dir():
+        problems.append(f"sft.traces: there is no folder {recipe.traces}, and no teacher to make it with")
+    if Path(recipe.output).exists() and not Path(recipe.output).is_dir():
+        problems.append(f"output: {recipe.output} is a file")
+    return problems
+
+
+def sft_description(recipe: SftRecipe) -> list[str]:
+    """What would run, one fact a line."""
+    from rlad.cli.describe import evaluation_line, model_line, output_line, task_line, validation_lines
+
+    sft = recipe.sft
+    teacher = str(recipe.teacher) if recipe.teacher else "none: the traces are there"
+    made = f"{sft.samples} of each of {sft.problems or 'all'} problems, at most {sft.per_problem} kept of one"
+    sampled = f"temperature {sft.temperature:g}, top-p {sft.top_p:g}, {sft.max_new_tokens} tokens at most"
+    batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1} | recipe.trainer
+    update = int(batch["per_device_train_batch_size"]) * int(batch["gradient_accumulation_steps"])
+    steps = recipe.trainer.get("max_steps", -1)
+    length = f"{steps} updates" if steps > 0 else f"{recipe.trainer.get('num_train_epochs', 3):g} epochs"
+    return [
+        f"{'student':<10}{model_line(recipe.model)}",
+        f"{'teacher':<10}{teacher}",
+        f"{'method':<10}sft: mean negative log-likelihood of the response's tokens, on the teacher's correct answers",
+        f"{'traces':<10}{recipe.traces}" + (f": {made}, at {sampled}" if recipe.teacher else ""),
+        f"{'task':<10}{task_line(recipe.task)}",
+        f"{'steps':<10}{length} of {update} traces",
+        f"{'evaluate':<10}{evaluation_line(recipe.evaluate)}",
+        *validation_lines(recipe.validate_spec),
+        f"{'output':<10}{output_line(recipe.output)}",
+    ]
