@@ -22,8 +22,9 @@ from rlad.errors import RladError
 from rlad.trainer.config import Recipe
 from rlad.trainer.progress import MetricsFile, StopAtBoundary
 from rlad.trainer.rules import batches
-from rlad.trainer.run import INTERRUPTED, train
+from rlad.trainer.run import train
 from rlad.trainer.saving import STATE_FILE, last_checkpoint
+from rlad.trainer.session import INTERRUPTED
 
 STEPS = 4
 # Several updates use one generated batch: three iterations over it, or two of two halves.

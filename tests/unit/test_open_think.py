@@ -12,15 +12,15 @@ import tiny
 from rlad.cli.main import main
 from rlad.errors import RladError
 from rlad.models import resolve
-from rlad.trainer.run import _load, open_think
 from rlad.trainer.sections import StudentSpec
+from rlad.trainer.session import load_student, open_think
 
 MESSAGES = [{"role": "user", "content": "Who?"}]
 
 
 def test_the_prompt_ends_in_think_and_nothing_else_changes(tmp_path: Path) -> None:
     plain = AutoTokenizer.from_pretrained(resolve("embedded:student"))
-    _, tokenizer = _load(StudentSpec(path="embedded:student", open_think=True))
+    _, tokenizer = load_student(StudentSpec(path="embedded:student", open_think=True))
     for options, end in (({"add_generation_prompt": True}, "<think>\n"), ({"add_generation_prompt": False}, "")):
         before = plain.apply_chat_template(MESSAGES, tokenize=False, **options)
         assert tokenizer.apply_chat_template(MESSAGES, tokenize=False, **options) == before + end

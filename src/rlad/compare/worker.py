@@ -138,12 +138,12 @@ def _evaluate(cell: Cell, folder: Path, shared: Path, command: str, say: Say) ->
     from rlad.evaluation.run import evaluate
     from rlad.tasks import load_task
     from rlad.trainer.config import Recipe
-    from rlad.trainer.run import _load, environment
+    from rlad.trainer.session import environment, load_student
 
     recipe = Recipe.from_mapping({**cell.recipe, "output": str(folder)})
     spec, arguments = recipe.evaluate, recipe.trainer_arguments()
     assert spec is not None
-    model, tokenizer = _load(recipe.model)
+    model, tokenizer = load_student(recipe.model)
     task = load_task(recipe.task)
     started = time.monotonic()
     result = evaluate(

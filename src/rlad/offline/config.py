@@ -25,13 +25,14 @@ from rlad.errors import RladError
 from rlad.trainer.config import (
     SAID_ELSEWHERE,
     RecipeError,
-    _default,
-    _expanded,
-    _task_problems,
+    expanded,
+    field_default,
+    field_problems,
     find_recipe,
     read_recipe,
+    task_problems,
 )
-from rlad.trainer.messages import model_problems, type_problem, unknown_key
+from rlad.trainer.messages import model_problems
 from rlad.trainer.sections import (
     EvaluateSpec,
     LocalTeacherSpec,
@@ -111,14 +112,14 @@ class SftRecipe(Section):
         """Check plain data, shorthands allowed. Raises RladError with everything that is wrong at once."""
         if "method" in data:
             raise RladError("method: is for rlad train; a recipe of rlad sft says `sft` in its place")
-        data = {key: _expanded(key, value) for key, value in data.items()}
+        data = {key: expanded(key, value) for key, value in data.items()}
         teacher, problems = read_teacher(data.get("teacher"))
         recipe = None
         try:
             recipe = cls.model_validate({**data, "teacher": teacher})
         except ValidationError as error:
             problems += model_problems(error, cls, cls.SECTIONS)
-        problems += _task_problems(data.get("task"))
+        problems += task_problems(data.get("task"))
         if isinstance(data.get("trainer", {}), dict):
             problems += _trainer_problems(data.get("trainer", {}))
         if recipe is not None and not problems:
@@ -155,23 +156,11 @@ def sft_fields() -> dict[str, tuple[Any, Any]]:
     from trl.trainer.sft_config import SFTConfig
 
     hints = get_type_hints(SFTConfig)
-    return {field.name: (hints[field.name], _default(field)) for field in fields(SFTConfig)}
+    return {field.name: (hints[field.name], field_default(field)) for field in fields(SFTConfig)}
 
 
 def _trainer_problems(trainer: Mapping[Any, Any]) -> list[str]:
-    known = sft_fields()
-    problems: list[str] = []
-    for key, value in trainer.items():
-        dotted = f"trainer.{key}"
-        if key == "validate":
-            problems += validated(ValidateSpec, value, dotted)[1]
-        elif key in NOT_HERE:
-            problems.append(f"{dotted}: {NOT_HERE[key]}")
-        elif key not in known:
-            problems.append(unknown_key(dotted, list(known), "any field of trl.SFTConfig"))
-        else:
-            problems += type_problem(dotted, known[key][0], value)
-    return problems
+    return field_problems(trainer, sft_fields(), NOT_HERE, "any field of trl.SFTConfig")[0]
 
 
 def _teacher_problems(teacher: TeacherSpec | None, sft: SftSpec) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,27 +16,16 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from rlad.errors import RladError
 from rlad.evaluation.problems import PromptFormat
-from rlad.evaluation.run import Settings, compare, write_json
+from rlad.evaluation.run import Settings, write_json
 from rlad.offline.batches import by_length
 from rlad.offline.config import SftRecipe
 from rlad.offline.dataset import training_rows
 from rlad.offline.traces import Traces, load_traces, make_traces
 from rlad.report.curve import learning_curve, read_metrics
 from rlad.trainer.progress import MetricsFile, StepLine, StopAtBoundary
-from rlad.trainer.run import (
-    INTERRUPTED,
-    NOT_BETTER,
-    _best,
-    _evaluate,
-    _gain_table,
-    _load,
-    _quiet,
-    _validation,
-    environment,
-    set_aside,
-)
-from rlad.trainer.saving import STATE_FILE, last_checkpoint, save_model
+from rlad.trainer.saving import STATE_FILE, last_checkpoint
 from rlad.trainer.sections import LocalTeacherSpec, ServerSpec, trained_by
+from rlad.trainer.session import INTERRUPTED, load_student, quiet, set_aside, status, train_and_evaluate
 
 if TYPE_CHECKING:
     from rlad.evaluation.generate import Backend
@@ -97,7 +85,7 @@ def train_offline(
     from rlad.tasks import load_task
 
     say = emit or (lambda line: print(line, flush=True))
-    _quiet()
+    quiet()
     disable_progress_bars()
     output = Path(recipe.output)
     if resume:
@@ -108,7 +96,7 @@ def train_offline(
     if traces_only:
         return 0
     say(f"sft on {task.name}: {recipe.model.path}" + (f", taught by {recipe.teacher}" if recipe.teacher else ""))
-    model, tokenizer = _load(recipe.model)
+    model, tokenizer = load_student(recipe.model)
     rows, left_out = training_rows(tokenizer, traces.rows, _prompt(recipe), _longest(recipe, model))
     if left_out:
         say(f"{left_out} of {len(traces.rows)} traces are too long for the student and are left out")
@@ -251,27 +239,16 @@ def _train(
     checkpoint: Path | None,
     say: Callable[[str], None],
 ) -> int:
-    shared: Any = recipe  # what evaluation asks a recipe for, both kinds have
     stop = StopAtBoundary(1, say)
     trainer.add_callback(stop)
-    validation = _validation(shared, task, trainer, output, say)
-    before = _evaluate(shared, task, trainer, output / "evaluation-before.json", "before", say)
     if checkpoint is not None:
         say(f"going on from {checkpoint}")
-    started = time.monotonic()
-    with stop.listening():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if stop.stopped:
-        say(f"stopped after step {trainer.state.global_step}; go on with: rlad sft {output / 'recipe.yaml'} --resume")
+    done = train_and_evaluate(recipe, task, trainer, output, checkpoint, stop, "rlad sft", say)
+    if done is None:
         return INTERRUPTED
-    seconds = time.monotonic() - started
-    save_model(trainer, output / "model")
-    model, best = _best(shared, validation, trainer, say)
-    after = _evaluate(shared, task, trainer, output / "evaluation-after.json", "after", say, model)
     if not trainer.is_world_process_zero():
         return 0
-    steps = trainer.state.global_step
-    summary: dict[str, Any] = {"recipe": recipe.model_dump(), "steps": steps, "seconds": seconds, **environment()}
+    summary = done.summary(recipe)
     summary["traces"] = {
         "folder": str(traces.folder),
         "problems": traces.problems,
@@ -279,19 +256,10 @@ def _train(
         "teacher_tokens": traces.teacher_tokens,
         "trained_on": len(trainer.train_dataset),
     }
-    if recipe.validate_spec is not None:
-        summary["evaluated_step"] = best or steps
-    better = True
-    if before is not None and after is not None:
-        summary["gain"] = compare(before, after)
-        say("\n" + _gain_table(after.difficulty_name, summary["gain"]))
-        better = summary["gain"][-1]["low"] > 0
+    better = done.tell_gain(summary, say)
     metrics = read_metrics(output / "metrics.jsonl") if (output / "metrics.jsonl").is_file() else []
     if metrics:
         learning_curve({"sft": [metrics]}, output / "learning_curve.png", "loss", "sft: training loss")
     write_json(output / "summary.json", summary)
-    say(f"\n{steps} steps in {seconds:.0f} s. Written to {output}: the student in model, and summary.json")
-    if recipe.evaluate is not None and recipe.evaluate.require_improvement and not better:
-        say("not better: the 95 % interval of the accuracy gained is not above 0")
-        return NOT_BETTER
-    return 0
+    say(f"\n{done.steps} steps in {done.seconds:.0f} s. Written to {output}: the student in model, and summary.json")
+    return status(recipe, better, say)

@@ -116,7 +116,7 @@ class Recipe(Section):
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> Recipe:
         """Check plain data, shorthands allowed. Raises RecipeError with everything that is wrong at once."""
-        data = {key: _expanded(key, value) for key, value in data.items()}
+        data = {key: expanded(key, value) for key, value in data.items()}
         teacher, problems = read_teacher(data.get("teacher"))
         recipe = None
         try:
@@ -124,7 +124,7 @@ class Recipe(Section):
         except ValidationError as error:
             problems += model_problems(error, cls, cls.SECTIONS)
         method, method_problems = _method(data.get("method"))
-        problems += method_problems + _task_problems(data.get("task"))
+        problems += method_problems + task_problems(data.get("task"))
         if isinstance(data.get("trainer", {}), dict):
             problems += _trainer_problems(data.get("trainer", {}), method, data.get("teacher") is not None)
             problems += _temperature_problems(data.get("trainer", {}), method, teacher)
@@ -211,18 +211,18 @@ def _override(config: DictConfig, override: str) -> None:
         raise RladError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
     section = key.split(".")[0]
     if section in (*SHORTHAND, "teacher") and isinstance(config.get(section), str):
-        config[section] = _expanded(section, config[section])
+        config[section] = expanded(section, config[section])
     OmegaConf.update(config, key, value, merge=False, force_add=True)
 
 
-def _expanded(section: str, value: Any) -> Any:
+def expanded(section: str, value: Any) -> Any:
     """`rlad` as {name: rlad}, `embedded:student` as {path: embedded:student}; anything else unchanged."""
     if section == "teacher":
         return expanded_teacher(value)
     return {SHORTHAND[section]: value} if section in SHORTHAND and isinstance(value, str) else value
 
 
-def _task_problems(task: Any) -> list[str]:
+def task_problems(task: Any) -> list[str]:
     """The shape of the task section; its options are checked by the task itself (rlad.tasks.load_task)."""
     if not isinstance(task, dict):  # said already
         return []
@@ -266,7 +266,7 @@ def grpo_fields() -> dict[str, tuple[Any, Any]]:
 
     hints = get_type_hints(GRPOConfig)
     hints["scale_rewards"] = str | bool  # as TRL documents it; its annotation says str
-    return {field.name: (hints[field.name], _default(field)) for field in fields(GRPOConfig)}
+    return {field.name: (hints[field.name], field_default(field)) for field in fields(GRPOConfig)}
 
 
 def trainer_fields() -> dict[str, tuple[Any, Any]]:
@@ -274,7 +274,8 @@ def trainer_fields() -> dict[str, tuple[Any, Any]]:
     return grpo_fields() | OUR_FIELDS
 
 
-def _default(field: Field[Any]) -> Any:
+def field_default(field: Field[Any]) -> Any:
+    """The default of a dataclass field."""
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
@@ -285,6 +286,31 @@ def _temperature_problems(trainer: Mapping[Any, Any], method: Method | None, tea
     from rlad.teacher.server import AT_TEMPERATURE_1
 
     return [f"trainer.temperature: {temperature!r} does not fit a served teacher: {AT_TEMPERATURE_1}"]
+
+
+def field_problems(
+    trainer: Mapping[Any, Any], known: Mapping[str, tuple[Any, Any]], elsewhere: Mapping[str, str], which: str
+) -> tuple[list[str], dict[str, Any]]:
+    """(a sentence for each entry of `trainer` that is wrong, the entries that are right without `validate`).
+
+    known: (type, default) of each field. elsewhere: what to do with fields that are said elsewhere. which: `known` in
+    words.
+    """
+    problems: list[str] = []
+    good: dict[str, Any] = {}
+    for key, value in trainer.items():
+        dotted = f"trainer.{key}"
+        if key == "validate":
+            problems += validated(ValidateSpec, value, dotted)[1]
+        elif key in elsewhere:
+            problems.append(f"{dotted}: {elsewhere[key]}")
+        elif key not in known:
+            problems.append(unknown_key(dotted, list(known), which))
+        elif wrong := type_problem(dotted, known[key][0], value):
+            problems += wrong
+        else:
+            good[key] = value
+    return problems, good
 
 
 def _stage_problems(recipe: Recipe) -> list[str]:
@@ -309,20 +335,7 @@ def _stage_problems(recipe: Recipe) -> list[str]:
 
 def _trainer_problems(trainer: Mapping[Any, Any], method: Method | None, has_teacher: bool) -> list[str]:
     known = trainer_fields()
-    problems: list[str] = []
-    good: dict[str, Any] = {}
-    for key, value in trainer.items():
-        dotted = f"trainer.{key}"
-        if key == "validate":
-            problems += validated(ValidateSpec, value, dotted)[1]
-        elif key in SAID_ELSEWHERE:
-            problems.append(f"{dotted}: {SAID_ELSEWHERE[key]}")
-        elif key not in known:
-            problems.append(unknown_key(dotted, list(known), "any field of trl.GRPOConfig"))
-        elif wrong := type_problem(dotted, known[key][0], value):
-            problems += wrong
-        else:
-            good[key] = value
+    problems, good = field_problems(trainer, known, SAID_ELSEWHERE, "any field of trl.GRPOConfig")
     if {"generation_batch_size", "steps_per_generation"} <= good.keys():
         problems.append("trainer: give generation_batch_size or steps_per_generation, not both (TRL derives the other)")
     if {"activation_checkpointing", "gradient_checkpointing"} <= good.keys():

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +13,12 @@ from rlad.errors import RladError
 from rlad.models import resolve
 from rlad.trainer.config import Recipe, grpo_fields
 from rlad.trainer.rules import batches
-from rlad.trainer.saving import last_checkpoint, save_model
-from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, StudentSpec, TeacherSpec, alignment, trained_by
+from rlad.trainer.saving import last_checkpoint
+from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, TeacherSpec, alignment, trained_by
+from rlad.trainer.session import INTERRUPTED, Trained, load_student, quiet, set_aside, status, train_and_evaluate
 
 if TYPE_CHECKING:
-    from rlad.evaluation.run import Evaluation
     from rlad.tasks import Task
-
-INTERRUPTED, NOT_BETTER = 130, 1
 
 
 def train(
@@ -41,7 +36,7 @@ def train(
         from rlad.trainer.stages import train_stages
 
         return train_stages(recipe, resume, say)
-    _quiet()
+    quiet()
     from rlad.tasks import load_task
 
     output = Path(recipe.output)
@@ -52,8 +47,6 @@ def train(
         say(f"data: {line}")
     checkpoint = _start(recipe, output, resume, say)
 
-    import torch
-
     from rlad.trainer.progress import StopAtBoundary
 
     method = recipe.make_method()
@@ -62,26 +55,15 @@ def train(
         + (f", taught by {recipe.teacher}" if recipe.teacher and method.needs_teacher else "")
     )
     teacher = _teacher(recipe.teacher) if recipe.teacher and method.needs_teacher else None
-    model, tokenizer = _load(recipe.model)
+    model, tokenizer = load_student(recipe.model)
     trainer = _make_trainer(recipe, task, examples, model, tokenizer, teacher, output, say)
     stop = StopAtBoundary(batches(vars(trainer.args), trainer.args.world_size).boundary, say)
     for callback in (stop, *callbacks):
         trainer.add_callback(callback)
-    validation = _validation(recipe, task, trainer, output, say)
-    before = _evaluate(recipe, task, trainer, output / "evaluation-before.json", "before", say)
-    started = time.monotonic()
-    with stop.listening():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if stop.stopped:
-        say(f"stopped after step {trainer.state.global_step}; go on with: rlad train {output / 'recipe.yaml'} --resume")
+    done = train_and_evaluate(recipe, task, trainer, output, checkpoint, stop, "rlad train", say)
+    if done is None:
         return INTERRUPTED
-    seconds = time.monotonic() - started
-    save_model(trainer, output / "model")
-    model, step = _best(recipe, validation, trainer, say)
-    after = _evaluate(recipe, task, trainer, output / "evaluation-after.json", "after", say, model)
-    if torch.distributed.is_initialized() and not trainer.is_world_process_zero():
-        return 0
-    return _finish(recipe, output, before, after, seconds, (trainer.state.global_step, step), say)
+    return _finish(recipe, output, done, say) if trainer.is_world_process_zero() else 0
 
 
 def _check_enough(recipe: Recipe, examples: int) -> None:
@@ -95,16 +77,6 @@ def _check_enough(recipe: Recipe, examples: int) -> None:
             f"{wanted} (rollouts over num_generations): add problems, or lower trainer.per_device_train_batch_size or "
             "gradient_accumulation_steps"
         )
-
-
-def _quiet() -> None:
-    """Our own lines are the progress; the libraries' bars and notices about their next version would bury them."""
-    import warnings
-
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _start(recipe: Recipe, output: Path, resume: bool, say: Callable[[str], None]) -> Path | None:
@@ -127,14 +99,6 @@ def _start(recipe: Recipe, output: Path, resume: bool, say: Callable[[str], None
     return None
 
 
-def set_aside(output: Path, say: Callable[[str], None]) -> None:
-    """Rename a folder that holds a run, so that another can be made there and nothing is lost."""
-    if (output / "recipe.yaml").exists():
-        aside = output.with_name(f"{output.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        output.rename(aside)
-        say(f"{output} held an earlier run: it is now {aside}")
-
-
 def check_same_recipe(recipe: Recipe, path: Path) -> None:
     """Raises RladError that names what differs between the recipe and the one that a run was started with."""
     # Read as a recipe, so that what a newer rlad has added stands at its default.
@@ -149,44 +113,6 @@ def check_same_recipe(recipe: Recipe, path: Path) -> None:
         raise RladError(
             f"{', '.join(changed)} differ from the run to be resumed: `rlad train {path} --resume` goes on as it was"
         )
-
-
-def _load(spec: StudentSpec) -> tuple[Any, Any]:
-    """The student, in float32 unless the recipe says otherwise (as TRL does), and its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    kwargs = spec.load_kwargs()
-    dtype = kwargs.pop("dtype", "float32")
-    path = resolve(spec.path)
-    names = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), use_safetensors=True, **kwargs
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **names)
-    except (OSError, ValueError) as error:
-        raise RladError(f"the model {spec.path!r} cannot be loaded: {' '.join(str(error).split())}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if spec.open_think:
-        open_think(tokenizer)
-    return model, tokenizer
-
-
-def open_think(tokenizer: Any) -> None:
-    """Let the chat template end a prompt with <think> and a line break, as Logic-RL's prompts do.
-
-    The model that is saved keeps the template. Raises RladError where there is none, or it opens <think> already.
-    """
-    if not isinstance(tokenizer.chat_template, str):
-        raise RladError("model.open_think needs a tokenizer with one chat template: set tokenizer.chat_template")
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "x"}], add_generation_prompt=True, tokenize=False
-    )
-    if prompt.rstrip().endswith("<think>"):
-        raise RladError("the chat template ends in <think> already: leave model.open_think out")
-    tokenizer.chat_template += "{%- if add_generation_prompt %}{{ '<think>\\n' }}{%- endif %}"
 
 
 def _make_trainer(
@@ -263,80 +189,19 @@ def reward_function(task: Task) -> Callable[..., list[float]]:
     return reward
 
 
-def _evaluate(
-    recipe: Recipe, task: Task, trainer: Any, path: Path, when: str, say: Callable[[str], None], model: Any = None
-) -> Evaluation | None:
-    """The evaluation that the recipe asks for, of the student as it is or of another model."""
-    from rlad.evaluation.run import Evaluation
-    from rlad.trainer.validate import evaluated
-
-    spec = recipe.evaluate
-    if spec is None or not trainer.is_world_process_zero():
-        return None
-    if path.is_file():  # made before an interruption
-        return Evaluation.load(path)
-    problems = list(task.evaluation(spec.split, spec.puzzles))
-    say(f"evaluating {when} training on {len(problems)} held-out problems")
-    result = evaluated(trainer, task, problems, spec, recipe.seed, model)
-    result.save(path)
-    return result
-
-
-def _validation(recipe: Recipe, task: Task, trainer: Any, output: Path, say: Callable[[str], None]) -> Any:
-    """The callback that validates while training, None where the recipe asks for none."""
-    from rlad.tasks import load_task
-    from rlad.trainer.validate import Validation
-
-    spec = recipe.validate_spec
-    if spec is None:
-        return None
-    made = Validation(trainer, load_task(spec.task) if spec.task else task, spec, output, recipe.seed, say)
-    trainer.add_callback(made)
-    return made
-
-
-def _best(recipe: Recipe, validation: Any, trainer: Any, say: Callable[[str], None]) -> tuple[Any, int | None]:
-    """(model, step) of the best validation, to be evaluated in the place of the last; (None, None) where it is that."""
-    from transformers import AutoModelForCausalLM
-
-    row = None if validation is None or not recipe.validate_spec.keep_best else validation.best_row()  # type: ignore[union-attr]
-    if row is None or row["step"] == trainer.state.global_step:
-        return None, None
-    say(f"the best validation was at step {row['step']}: that model is evaluated")
-    model = AutoModelForCausalLM.from_pretrained(validation.best, dtype=next(trainer.model.parameters()).dtype)
-    return model.to(trainer.accelerator.device), row["step"]
-
-
-def _finish(
-    recipe: Recipe,
-    output: Path,
-    before: Evaluation | None,
-    after: Evaluation | None,
-    seconds: float,
-    steps: tuple[int, int | None],
-    say: Callable[[str], None],
-) -> int:
-    """steps: (all of them, the one after which the evaluated model was the best, None where that is the last)."""
-    from rlad.evaluation.run import compare, write_json
+def _finish(recipe: Recipe, output: Path, done: Trained, say: Callable[[str], None]) -> int:
+    from rlad.evaluation.run import write_json
     from rlad.report.curve import learning_curve, read_metrics
 
-    done, best = steps
-    summary: dict[str, Any] = {"recipe": recipe.model_dump(), "steps": done, "seconds": seconds, **environment()}
-    if recipe.validate_spec is not None:
-        summary["evaluated_step"] = done if best is None else best
-    better = True
-    if before is not None and after is not None:
-        rows = compare(before, after)
-        summary["gain"] = rows
-        say("\n" + _gain_table(after.difficulty_name, rows))
-        better = rows[-1]["low"] > 0
+    summary = done.summary(recipe)
+    better = done.tell_gain(summary, say)
     metrics = read_metrics(output / "metrics.jsonl")
     metric = "accuracy" if any("accuracy" in row for row in metrics) else "reward"
     label = recipe.method["name"]
     learning_curve({label: [metrics]}, output / "learning_curve.png", metric, f"{label}: training {metric}")
     write_json(output / "summary.json", summary)
     _report(output, say)
-    say(f"\n{done} steps in {seconds:.0f} s. Written:")
+    say(f"\n{done.steps} steps in {done.seconds:.0f} s. Written:")
     for name, what in (
         ("model", "the student, for AutoModelForCausalLM.from_pretrained"),
         ("best", "the same after the best validation"),
@@ -349,10 +214,7 @@ def _finish(
     ):
         if (output / name).exists():
             say(f"  {output / name}  ({what})")
-    if recipe.evaluate is not None and recipe.evaluate.require_improvement and not better:
-        say("not better: the 95 % interval of the accuracy gained is not above 0")
-        return NOT_BETTER
-    return 0
+    return status(recipe, better, say)
 
 
 def _report(output: Path, say: Callable[[str], None]) -> None:
@@ -363,30 +225,3 @@ def _report(output: Path, say: Callable[[str], None]) -> None:
         write_report([output], output / "report.html")
     except RladError as error:
         say(f"no report was written: {error}")
-
-
-def _gain_table(difficulty: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [f"{difficulty:>10}  problems   before    after     gain   95 % interval"]
-    for row in rows:
-        lines.append(
-            f"{row['difficulty']:>10}  {row['problems']:8}  {row['before']:7.1%}  {row['after']:7.1%}  "
-            f"{row['difference']:+7.1%}   {row['low']:+.1%} to {row['high']:+.1%}"
-        )
-    return "\n".join(lines)
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, to be kept beside numbers."""
-    import torch
-
-    from rlad.trainer.recorder import source_commit
-
-    packages = ("rlad", "torch", "transformers", "trl", "accelerate", "datasets")
-    return {
-        "versions": {name: version(name) for name in packages},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
-        "commit": source_commit(),
-    }

@@ -57,8 +57,9 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
     resume: finished stages are passed over, and the one that was interrupted goes on. Raises as rlad.trainer.run.train.
     """
     from rlad.evaluation.run import write_json
-    from rlad.trainer.run import INTERRUPTED, check_same_recipe, set_aside, train
+    from rlad.trainer.run import check_same_recipe, train
     from rlad.trainer.saving import last_checkpoint
+    from rlad.trainer.session import INTERRUPTED, set_aside
 
     output = Path(recipe.output)
     written = output / "recipe.yaml"

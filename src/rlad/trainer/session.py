@@ -1,0 +1,220 @@
+"""What `rlad train` and `rlad sft` share: the student, the evaluation around its training, what is kept and said."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlad.errors import RladError
+from rlad.models import resolve
+from rlad.trainer.saving import save_model
+from rlad.trainer.sections import StudentSpec
+
+if TYPE_CHECKING:
+    from rlad.evaluation.run import Evaluation
+    from rlad.tasks import Task
+    from rlad.trainer.progress import StopAtBoundary
+
+INTERRUPTED, NOT_BETTER = 130, 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that came to its end.
+
+    before, after: None where the recipe asks for no evaluation. steps: updates. evaluated_step: after which the model
+    that was evaluated was the student's; None where nothing was validated.
+    """
+
+    before: Evaluation | None
+    after: Evaluation | None
+    seconds: float
+    steps: int
+    evaluated_step: int | None
+
+    def summary(self, recipe: Any) -> dict[str, Any]:
+        """What summary.json begins with."""
+        found = {"recipe": recipe.model_dump(), "steps": self.steps, "seconds": self.seconds, **environment()}
+        return found if self.evaluated_step is None else {**found, "evaluated_step": self.evaluated_step}
+
+    def tell_gain(self, summary: dict[str, Any], say: Callable[[str], None]) -> bool:
+        """Put the gain into the summary and print it. Returns whether its interval is above 0, or there is none."""
+        from rlad.evaluation.run import compare
+
+        if self.before is None or self.after is None:
+            return True
+        summary["gain"] = compare(self.before, self.after)
+        say("\n" + gain_table(self.after.difficulty_name, summary["gain"]))
+        return bool(summary["gain"][-1]["low"] > 0)
+
+
+def status(recipe: Any, better: bool, say: Callable[[str], None]) -> int:
+    """The exit status of a finished run."""
+    if recipe.evaluate is None or not recipe.evaluate.require_improvement or better:
+        return 0
+    say("not better: the 95 % interval of the accuracy gained is not above 0")
+    return NOT_BETTER
+
+
+def train_and_evaluate(
+    recipe: Any,
+    task: Task,
+    trainer: Any,
+    output: Path,
+    checkpoint: Path | None,
+    stop: StopAtBoundary,
+    command: str,
+    say: Callable[[str], None],
+) -> Trained | None:
+    """Evaluate, train (validating, where the recipe says so), save, and evaluate the last model or the best.
+
+    recipe: of either command. command: which goes on after an interruption. None: interrupted at a checkpoint.
+    """
+    validation = _validation(recipe, task, trainer, output, say)
+    before = _evaluate(recipe, task, trainer, output / "evaluation-before.json", "before", say)
+    started = time.monotonic()
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    steps: int = trainer.state.global_step
+    if stop.stopped:
+        say(f"stopped after step {steps}; go on with: {command} {output / 'recipe.yaml'} --resume")
+        return None
+    seconds = time.monotonic() - started
+    save_model(trainer, output / "model")
+    model, best = _best(recipe, validation, trainer, say)
+    after = _evaluate(recipe, task, trainer, output / "evaluation-after.json", "after", say, model)
+    evaluated_step = None if validation is None else steps if best is None else best
+    return Trained(before, after, seconds, steps, evaluated_step)
+
+
+def quiet() -> None:
+    """Our own lines are the progress; the libraries' bars and notices about their next version would bury them."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def set_aside(output: Path, say: Callable[[str], None]) -> None:
+    """Rename a folder that holds a run, so that another can be made there and nothing is lost."""
+    if (output / "recipe.yaml").exists():
+        aside = output.with_name(f"{output.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        output.rename(aside)
+        say(f"{output} held an earlier run: it is now {aside}")
+
+
+def load_student(spec: StudentSpec) -> tuple[Any, Any]:
+    """The student, in float32 unless the recipe says otherwise (as TRL does), and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    kwargs = spec.load_kwargs()
+    dtype = kwargs.pop("dtype", "float32")
+    path = resolve(spec.path)
+    names = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), use_safetensors=True, **kwargs
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **names)
+    except (OSError, ValueError) as error:
+        raise RladError(f"the model {spec.path!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if spec.open_think:
+        open_think(tokenizer)
+    return model, tokenizer
+
+
+def open_think(tokenizer: Any) -> None:
+    """Let the chat template end a prompt with <think> and a line break, as Logic-RL's prompts do.
+
+    The model that is saved keeps the template. Raises RladError where there is none, or it opens <think> already.
+    """
+    if not isinstance(tokenizer.chat_template, str):
+        raise RladError("model.open_think needs a tokenizer with one chat template: set tokenizer.chat_template")
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}], add_generation_prompt=True, tokenize=False
+    )
+    if prompt.rstrip().endswith("<think>"):
+        raise RladError("the chat template ends in <think> already: leave model.open_think out")
+    tokenizer.chat_template += "{%- if add_generation_prompt %}{{ '<think>\\n' }}{%- endif %}"
+
+
+def _evaluate(
+    recipe: Any, task: Task, trainer: Any, path: Path, when: str, say: Callable[[str], None], model: Any = None
+) -> Evaluation | None:
+    """The evaluation that the recipe asks for, of the student as it is or of another model."""
+    from rlad.evaluation.run import Evaluation
+    from rlad.trainer.validate import evaluated
+
+    spec = recipe.evaluate
+    if spec is None or not trainer.is_world_process_zero():
+        return None
+    if path.is_file():  # made before an interruption
+        return Evaluation.load(path)
+    problems = list(task.evaluation(spec.split, spec.puzzles))
+    say(f"evaluating {when} training on {len(problems)} held-out problems")
+    result = evaluated(trainer, task, problems, spec, recipe.seed, model)
+    result.save(path)
+    return result
+
+
+def _validation(recipe: Any, task: Task, trainer: Any, output: Path, say: Callable[[str], None]) -> Any:
+    """The callback that validates while training, None where the recipe asks for none."""
+    from rlad.tasks import load_task
+    from rlad.trainer.validate import Validation
+
+    spec = recipe.validate_spec
+    if spec is None:
+        return None
+    made = Validation(trainer, load_task(spec.task) if spec.task else task, spec, output, recipe.seed, say)
+    trainer.add_callback(made)
+    return made
+
+
+def _best(recipe: Any, validation: Any, trainer: Any, say: Callable[[str], None]) -> tuple[Any, int | None]:
+    """(model, step) of the best validation, to be evaluated in the place of the last; (None, None) where it is that."""
+    from transformers import AutoModelForCausalLM
+
+    row = None if validation is None or not recipe.validate_spec.keep_best else validation.best_row()
+    if row is None or row["step"] == trainer.state.global_step:
+        return None, None
+    say(f"the best validation was at step {row['step']}: that model is evaluated")
+    model = AutoModelForCausalLM.from_pretrained(validation.best, dtype=next(trainer.model.parameters()).dtype)
+    return model.to(trainer.accelerator.device), row["step"]
+
+
+def gain_table(difficulty: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy before and after training, one line for each difficulty."""
+    lines = [f"{difficulty:>10}  problems   before    after     gain   95 % interval"]
+    for row in rows:
+        lines.append(
+            f"{row['difficulty']:>10}  {row['problems']:8}  {row['before']:7.1%}  {row['after']:7.1%}  "
+            f"{row['difference']:+7.1%}   {row['low']:+.1%} to {row['high']:+.1%}"
+        )
+    return "\n".join(lines)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, to be kept beside numbers."""
+    import torch
+
+    from rlad.trainer.recorder import source_commit
+
+    packages = ("rlad", "torch", "transformers", "trl", "accelerate", "datasets")
+    return {
+        "versions": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        "commit": source_commit(),
+    }
