@@ -114,6 +114,27 @@ def test_a_resumed_run_has_the_same_history_and_the_same_best(base: str, tmp_pat
     assert same(tmp_path / "run" / "best", whole / "best") and same(tmp_path / "run" / "model", whole / "model")
 
 
+@pytest.mark.parametrize("last_validation", [True, False])
+def test_a_run_killed_after_its_last_update_trains_no_further(base: str, tmp_path: Path, last_validation: bool) -> None:
+    """While it was evaluated, say. 5 updates are no whole epoch of 8, where transformers would make a sixth."""
+    made = recipe(base, tmp_path / "run", VALIDATE)
+    quietly(made)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    shutil.copytree(run, whole)
+    for name in ("summary.json", "evaluation-after.json"):
+        (run / name).unlink()
+    shutil.rmtree(run / "model")
+    if not last_validation:
+        lines = (run / "validation.jsonl").read_text().splitlines(keepends=True)
+        (run / "validation.jsonl").write_text("".join(lines[:-1]))
+    lines = quietly(made, resume=True)
+    assert same(run / "model", whole / "model") and same(run / "best", whole / "best")
+    for name in ("validation.jsonl", "metrics.jsonl"):
+        assert (run / name).read_text() == (whole / name).read_text()
+    assert json.loads((run / "summary.json").read_text())["steps"] == 5
+    assert sum("validation at step" in line for line in lines) == (0 if last_validation else 1)
+
+
 def test_another_task_may_validate(base: str, tmp_path: Path) -> None:
     task = {"name": "letters_task:Letters", "first": 2}
     quietly(recipe(base, tmp_path / "run", VALIDATE | {"task": task, "metric": "pass", "puzzles": 2}))

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, disable_progress_bars
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from rlad.errors import RladError
 from rlad.evaluation.problems import PromptFormat
@@ -23,7 +22,7 @@ from rlad.offline.dataset import training_rows
 from rlad.offline.traces import Traces, load_traces, make_traces
 from rlad.report.curve import learning_curve, read_metrics
 from rlad.trainer.progress import MetricsFile, StepLine, StopAtBoundary
-from rlad.trainer.saving import STATE_FILE, last_checkpoint
+from rlad.trainer.saving import STATE_FILE, NothingLeft, last_checkpoint
 from rlad.trainer.sections import LocalTeacherSpec, ServerSpec, trained_by
 from rlad.trainer.session import INTERRUPTED, load_student, quiet, set_aside, status, train_and_evaluate
 
@@ -51,7 +50,7 @@ class OfflineConfig(SFTConfig):  # type: ignore[misc]
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-class OfflineTrainer(SFTTrainer):  # type: ignore[misc]
+class OfflineTrainer(NothingLeft, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer with less padding in its micro-batches."""
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:

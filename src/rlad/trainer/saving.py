@@ -17,6 +17,23 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+class NothingLeft:
+    """Mixed into a transformers.Trainer: a checkpoint of the last update leaves nothing to train.
+
+    transformers looks for the end after an update alone: a run that was killed after its last one (while it was
+    evaluated, say) would make one update too many when it goes on.
+    """
+
+    state: Any
+    control: Any
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
+
+
 def save_model(trainer: Any, folder: Path, notes: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """The model, its tokenizer and `notes` (file name to JSON); a folder of that name is whole or not there.
 

@@ -40,7 +40,7 @@ from rlad.trainer.groups import Counts, Rollouts, add_correct, refill
 from rlad.trainer.options import PAPER_DEFAULTS, cautions
 from rlad.trainer.recorder import ENTROPIES, GROUPS, REWARDS, SEEN, make_recorder
 from rlad.trainer.rules import conflicts
-from rlad.trainer.saving import STATE_FILE
+from rlad.trainer.saving import STATE_FILE, NothingLeft
 from rlad.trainer.teachers import make_teacher
 from rlad.trainer.trim import BALANCED_LOSSES, balanced, by_length, trimmed
 
@@ -150,7 +150,7 @@ class _Timers:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
-class RLADTrainer(GRPOTrainer):
+class RLADTrainer(NothingLeft, GRPOTrainer):
     """TRL's GRPOTrainer under a method of rlad.objectives, with a teacher that scores the student's rollouts.
 
     teacher_model: a hub id, a path, embedded:NAME, a loaded causal LM, or anything with `score` (rlad.teacher.Teacher).

@@ -29,6 +29,7 @@ METHODS: dict[str, tuple[str, ...]] = {
         "batch_size",
         "compute_entropy",
     ),
+    "_run_epoch": ("self",),
     "_save_checkpoint": ("self", "model", "trial"),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
 }

@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from rlad.errors import RladError
+from rlad.files import whole_file
 from rlad.trainer.saving import save_model
 
 if TYPE_CHECKING:
@@ -47,13 +48,15 @@ class Validation(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A resumed run goes on from its checkpoint: what came after that is made again, and is the same."""
+        rows: list[dict[str, Any]] = []
         if state.is_world_process_zero and self.history.is_file():
             rows = [row for row in read_history(self.history) if row["step"] <= state.global_step]
-            temporary = self.history.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            temporary.replace(self.history)
+            with whole_file(self.history) as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         if state.global_step == 0:
             self._validate(0)
+        else:
+            self.last = broadcast_object_list([rows[-1]["step"] if rows else -1], from_process=0)[0]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.spec.every == 0:
