@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from rlad.cli.main import main
+from rlad.errors import RladError
 from rlad.trainer.config import Recipe, RecipeError
-from rlad.trainer.stages import describe, stage_recipe
+from rlad.trainer.run import train
+from rlad.trainer.stages import _answering, describe, stage_recipe
 
 BASE: dict[str, Any] = {
     "model": {"path": "org/student", "revision": "abc", "dtype": "bfloat16"},
@@ -77,6 +79,37 @@ def test_mistakes_are_named_with_their_stage(stage: dict[str, Any], words: str) 
     with pytest.raises(RecipeError) as error:
         stages(stage)
     assert words in error.value.problems[0]
+
+
+def test_an_evaluation_is_taken_over_where_it_is_answered_alike() -> None:
+    longer = {"trainer": {"max_completion_length": 99}}
+    made = stages({}, {"seed": 9, "method": "grpo"}, longer, {"evaluate": {"puzzles": 7}}, {"evaluate": {"samples": 2}})
+    first, *others = (_answering(stage_recipe(made, i)) for i in range(5))
+    assert [each == first for each in others] == [True, False, False, False]
+
+
+def test_later_stages_leave_open_think_to_the_template_that_was_saved() -> None:
+    made = stages({}, {}, model={"path": "org/student", "open_think": True})
+    first, second = stage_recipe(made, 0), stage_recipe(made, 1, "runs/mine/stage-1/model")
+    assert first.model.open_think and not second.model.open_think
+
+
+def test_a_task_that_cannot_be_is_named_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = {"task": {"peple": [4]}}
+    for more, where in (
+        ({"stages": [{}, wrong]}, "stages.2: task knights_knaves: "),
+        ({"trainer": BASE["trainer"] | {"validate": {"every": 2, "task": "sudoku"}}}, "trainer.validate.task: "),
+    ):
+        made = Recipe.from_mapping(BASE | {"model": "embedded:student", "teacher": "embedded:teacher"} | more)
+        with pytest.raises(RladError, match=f"^{where}"):
+            train(made, emit=lambda line: None)
+        assert not Path("runs").exists()
+        Path("mine.yaml").write_text(made.to_yaml())
+        assert main(["check", "mine.yaml"]) == 2
+        assert f"error: {where}" in capsys.readouterr().err
 
 
 def test_an_adapter_is_not_trained_in_stages() -> None:

@@ -98,17 +98,23 @@ def _report(problems: tuple[str, ...] | list[str]) -> int:
 def found_problems(recipe: Recipe) -> list[str]:
     """What only the surroundings can tell: models that are not there, the task's options, TRL's own refusals."""
     from rlad.tasks import load_task
+    from rlad.trainer.session import validation_task
+    from rlad.trainer.stages import stage_recipe
 
     problems = model_problems("model", recipe.model) + teacher_problems("teacher", recipe.teacher)
     try:
-        load_task(recipe.task)
+        validation_task(recipe, load_task(recipe.task))
     except RladError as error:
         problems.append(str(error))
     if Path(recipe.output).exists() and not Path(recipe.output).is_dir():
         problems.append(f"output: {recipe.output} is a file")
     if not problems:
         problems += _pair_problems(recipe)
-    return problems + _trl_problems(recipe.trainer_arguments(), recipe.method)
+    problems += _trl_problems(recipe.trainer_arguments(), recipe.method)
+    for index in range(len(recipe.stages)):
+        of_stage = found_problems(stage_recipe(recipe, index))
+        problems += [f"stages.{index + 1}: {each}" for each in of_stage if each not in problems]
+    return problems
 
 
 def _pair_problems(recipe: Recipe) -> list[str]:

@@ -15,10 +15,11 @@ def sft_problems(recipe: SftRecipe) -> list[str]:
     """What only the surroundings can tell: models and traces that are not there, the task's options."""
     from rlad.cli.check import model_problems, teacher_problems
     from rlad.tasks import load_task
+    from rlad.trainer.session import validation_task
 
     problems = model_problems("model", recipe.model) + teacher_problems("teacher", recipe.teacher)
     try:
-        load_task(recipe.task)
+        validation_task(recipe, load_task(recipe.task))
     except RladError as error:
         problems.append(str(error))
     if recipe.teacher is None and not Path(recipe.traces).is_dir():

@@ -15,7 +15,16 @@ from rlad.trainer.config import Recipe, grpo_fields
 from rlad.trainer.rules import batches
 from rlad.trainer.saving import last_checkpoint
 from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, TeacherSpec, alignment, trained_by
-from rlad.trainer.session import INTERRUPTED, Trained, load_student, quiet, set_aside, status, train_and_evaluate
+from rlad.trainer.session import (
+    INTERRUPTED,
+    Trained,
+    load_student,
+    quiet,
+    set_aside,
+    status,
+    train_and_evaluate,
+    validation_task,
+)
 
 if TYPE_CHECKING:
     from rlad.tasks import Task
@@ -41,6 +50,7 @@ def train(
 
     output = Path(recipe.output)
     task = load_task(recipe.task)
+    validation_task(recipe, task)  # refused now, and not when the models are loaded
     examples = list(task.train())
     _check_enough(recipe, len(examples))
     for line in getattr(task, "report", list)():  # corrections and overlaps: what a reader of the results should know

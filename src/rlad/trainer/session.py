@@ -167,15 +167,27 @@ def _evaluate(
     return result
 
 
+def validation_task(recipe: Any, task: Task) -> Task:
+    """Whose problems the recipe validates on: those of `task`, its own, or of another. Raises RladError."""
+    from rlad.tasks import load_task
+
+    spec = recipe.validate_spec
+    if spec is None or not spec.task:
+        return task
+    try:
+        return load_task(spec.task)
+    except RladError as error:
+        raise RladError(f"trainer.validate.task: {error}") from None
+
+
 def _validation(recipe: Any, task: Task, trainer: Any, output: Path, say: Callable[[str], None]) -> Any:
     """The callback that validates while training, None where the recipe asks for none."""
-    from rlad.tasks import load_task
     from rlad.trainer.validate import Validation
 
     spec = recipe.validate_spec
     if spec is None:
         return None
-    made = Validation(trainer, load_task(spec.task) if spec.task else task, spec, output, recipe.seed, say)
+    made = Validation(trainer, validation_task(recipe, task), spec, output, recipe.seed, say)
     trainer.add_callback(made)
     return made
 

@@ -30,7 +30,8 @@ def stage_recipe(recipe: Recipe, index: int, model: str | None = None) -> Recipe
     data["output"] = str(Path(recipe.output) / FOLDER.format(index + 1))
     data["seed"] = stage.get("seed", recipe.seed + index)  # or every stage would draw the same puzzles again
     if model is not None:
-        data["model"] = {**data["model"], "path": model, "revision": None}
+        # The template that was saved with it opens <think> already, where it was asked to.
+        data["model"] = {**data["model"], "path": model, "revision": None, "open_think": False}
     return Recipe.from_mapping(data)
 
 
@@ -57,10 +58,17 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
     resume: finished stages are passed over, and the one that was interrupted goes on. Raises as rlad.trainer.run.train.
     """
     from rlad.evaluation.run import write_json
+    from rlad.tasks import load_task
     from rlad.trainer.run import check_same_recipe, train
     from rlad.trainer.saving import last_checkpoint
-    from rlad.trainer.session import INTERRUPTED, set_aside
+    from rlad.trainer.session import INTERRUPTED, set_aside, validation_task
 
+    for index in range(len(recipe.stages)):
+        stage = stage_recipe(recipe, index)
+        try:
+            validation_task(stage, load_task(stage.task))
+        except RladError as error:  # now, and not when the stages before it are trained
+            raise RladError(f"stages.{index + 1}: {error}") from None
     output = Path(recipe.output)
     written = output / "recipe.yaml"
     if resume:
@@ -103,10 +111,11 @@ def describe(stage: Mapping[str, Any]) -> str:
 
 
 def _take_over(stage: Recipe, last: Recipe | None) -> None:
-    """What was evaluated after the last stage is this one's evaluation before, where the problems are the same."""
+    """What was evaluated after the last stage is this one's evaluation before, where the problems are the same, and how
+    they are answered."""
     from rlad.tasks import load_task
 
-    if last is None or stage.evaluate is None or stage.evaluate != last.evaluate:
+    if last is None or stage.evaluate is None or _answering(stage) != _answering(last):
         return
     ours, theirs = (
         load_task(each.task).evaluation(stage.evaluate.split, stage.evaluate.puzzles) for each in (stage, last)
@@ -115,3 +124,9 @@ def _take_over(stage: Recipe, last: Recipe | None) -> None:
     if list(ours) == list(theirs) and found.is_file() and not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, target)
+
+
+def _answering(recipe: Recipe) -> tuple[Any, ...]:
+    """How a recipe's evaluation generates: a stage with longer responses may answer more without having learnt more."""
+    trainer = recipe.trainer_arguments()
+    return recipe.evaluate, trainer.get("max_completion_length"), trainer.get("chat_template_kwargs")
