@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while it is there, an event loop runs in this thread
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
     sync = pytest.importorskip("playwright.sync_api")

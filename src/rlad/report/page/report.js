@@ -408,7 +408,8 @@
     if (event.key === "u" && place.length) return to(place[1] === "filter" ? [place[0]] : place.slice(0, -1));
     if (!view) return;
     const last = view.nodes.length - 1, at = view.token, notable = (i) => view.rollout.flags[i] & (FLAG.low | FLAG.high | FLAG.clamped);
-    const step = (i) => { if (i >= 0 && i <= last) { location.replace("#/" + [...view.place, i].join("/")); event.preventDefault(); } };
+    // Chosen at once, not when the address has changed: a key that repeats must not count from the token before.
+    const step = (i) => { if (i >= 0 && i <= last) { choose(i, true); location.replace("#/" + [...view.place, i].join("/")); event.preventDefault(); } };
     const seek = (from, by) => { let i = from; while (i >= 0 && i <= last && !notable(i)) i += by; step(i); };
     if (/^[1-9]$/.test(event.key) && DATA.channels[event.key - 1]) { channel = DATA.channels[event.key - 1].key; paint(); }
     else if (event.key === "j" && view.next !== undefined) to([...view.group.place, view.next]);
