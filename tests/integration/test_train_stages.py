@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,25 @@ def test_an_interrupted_run_goes_on_where_it_was(made: Recipe, tmp_path: Path) -
     (run / "stage-3" / "summary.json").unlink()
     assert train(made, resume=True, emit=lines.append) == 0
     assert same(run / "stage-3" / "model", whole / "stage-3" / "model")
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run(made: Recipe, tmp_path: Path) -> None:
+    """Only the first makes folders and speaks; the other loads what a stage left when it is there."""
+    trainer = made.trainer | {"per_device_train_batch_size": tiny.GROUP, "validate": {"every": 2, "puzzles": 4}}
+    made = Recipe.from_mapping(made.model_dump() | {"trainer": trainer, "stages": made.stages[:2]})
+    (tmp_path / "mine.yaml").write_text(made.to_yaml())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rlad"]
+    environment = os.environ | {"PYTHONPATH": str(Path(tiny.__file__).parent)}
+    for asides in (0, 1):
+        done = subprocess.run(
+            [*command, "train", str(tmp_path / "mine.yaml")],
+            capture_output=True, text=True, timeout=300, check=False, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert len(list(tmp_path.glob("run.*"))) == asides and not list((tmp_path / "run").glob("stage-1.*"))
+        assert done.stdout.count("stage 2 of 2") == 1
+    assert (tmp_path / "run" / "summary.json").is_file()
 
 
 def test_what_cannot_go_on_is_refused(made: Recipe, tmp_path: Path) -> None:

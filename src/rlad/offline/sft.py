@@ -24,7 +24,7 @@ from rlad.report.curve import learning_curve, read_metrics
 from rlad.trainer.progress import MetricsFile, StepLine, StopAtBoundary
 from rlad.trainer.saving import STATE_FILE, NothingLeft, last_checkpoint
 from rlad.trainer.sections import LocalTeacherSpec, ServerSpec, trained_by
-from rlad.trainer.session import INTERRUPTED, load_student, quiet, set_aside, status, train_and_evaluate
+from rlad.trainer.session import INTERRUPTED, begin, load_student, quiet, speaker, status, train_and_evaluate
 
 if TYPE_CHECKING:
     from rlad.evaluation.generate import Backend
@@ -83,7 +83,7 @@ def train_offline(
     """
     from rlad.tasks import load_task
 
-    say = emit or (lambda line: print(line, flush=True))
+    say = speaker(emit)
     quiet()
     disable_progress_bars()
     output = Path(recipe.output)
@@ -100,11 +100,8 @@ def train_offline(
     if left_out:
         say(f"{left_out} of {len(traces.rows)} traces are too long for the student and are left out")
     if not resume:
-        set_aside(output, say)
+        begin(recipe, say)
     trainer = make_trainer(recipe, rows, model, tokenizer, output, say)
-    if not resume:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     checkpoint = last_checkpoint(output / "checkpoints") if resume else None
     return _train(recipe, task, trainer, traces, output, checkpoint, say)
 

@@ -18,9 +18,10 @@ from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, Teacher
 from rlad.trainer.session import (
     INTERRUPTED,
     Trained,
+    begin,
     load_student,
     quiet,
-    set_aside,
+    speaker,
     status,
     train_and_evaluate,
     validation_task,
@@ -40,7 +41,7 @@ def train(
     callbacks: further transformers.TrainerCallback.
     Raises RladError for what can be known to fail before the first step, and when there is nothing to resume.
     """
-    say = emit or (lambda line: print(line, flush=True))
+    say = speaker(emit)
     if recipe.stages:
         from rlad.trainer.stages import train_stages
 
@@ -100,12 +101,7 @@ def _start(recipe: Recipe, output: Path, resume: bool, say: Callable[[str], None
         check_same_recipe(recipe, output / "recipe.yaml")
         say(f"going on from {found}")
         return found
-    set_aside(output, say)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    except OSError as error:
-        raise RladError(f"cannot write to {output}: {error}") from error
+    begin(recipe, say)
     return None
 
 

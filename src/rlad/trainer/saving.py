@@ -39,15 +39,21 @@ def save_model(trainer: Any, folder: Path, notes: Mapping[str, Mapping[str, Any]
 
     Called in every process, since a sharded model is gathered from all of them.
     """
+    temporary = folder.with_name(f".{folder.name}")
+    trainer.save_model(str(temporary))
+    if trainer.is_world_process_zero():
+        _finish(temporary, folder, notes or {})
+    trainer.accelerator.wait_for_everyone()  # a process that goes on may load it
+
+
+def _finish(temporary: Path, folder: Path, notes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Move what was saved to its place, with the notes and without what does not belong there."""
     from rlad.teacher.local import ADAPTER
 
-    temporary, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}.old")
-    trainer.save_model(str(temporary))
-    if not trainer.is_world_process_zero():
-        return
+    old = folder.with_name(f".{folder.name}.old")
     (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
     shutil.rmtree(temporary / ADAPTER, ignore_errors=True)  # PEFT saves every adapter, the teacher's too
-    for name, content in (notes or {}).items():
+    for name, content in notes.items():
         (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +101,32 @@ def quiet() -> None:
 
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun or accelerate launch started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def speaker(emit: Callable[[str], None] | None) -> Callable[[str], None]:
+    """What says a line: `emit`, or else print; of several processes the first alone speaks."""
+    if not first_process():
+        return lambda line: None
+    return emit or (lambda line: print(line, flush=True))
+
+
+def begin(recipe: Any, say: Callable[[str], None]) -> None:
+    """Make the folder of a new run and write the recipe there. In the first process alone, or each would set aside what
+    another has begun. Raises RladError where nothing can be written."""
+    if not first_process():
+        return
+    output = Path(recipe.output)
+    set_aside(output, say)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise RladError(f"cannot write to {output}: {error}") from error
 
 
 def set_aside(output: Path, say: Callable[[str], None]) -> None:

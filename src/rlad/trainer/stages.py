@@ -61,7 +61,7 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
     from rlad.tasks import load_task
     from rlad.trainer.run import check_same_recipe, train
     from rlad.trainer.saving import last_checkpoint
-    from rlad.trainer.session import INTERRUPTED, set_aside, validation_task
+    from rlad.trainer.session import INTERRUPTED, begin, first_process, set_aside, validation_task
 
     for index in range(len(recipe.stages)):
         stage = stage_recipe(recipe, index)
@@ -76,17 +76,16 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
             raise RladError(f"there is no run in {output} to go on with: start without --resume")
         check_same_recipe(recipe, written)
     else:
-        set_aside(output, say)
-        output.mkdir(parents=True, exist_ok=True)
-        written.write_text(recipe.to_yaml(), encoding="utf-8")
+        begin(recipe, say)
     model, status, last = None, 0, None
     for index in range(len(recipe.stages)):
         stage = stage_recipe(recipe, index, model)
         folder = Path(stage.output)
-        if not (folder / "summary.json").is_file():
+        # Without `resume` all is new, whatever another process still sees of a run that is being set aside.
+        if not (resume and (folder / "summary.json").is_file()):
             say(f"stage {index + 1} of {len(recipe.stages)}: {describe(recipe.stages[index])}")
-            again = last_checkpoint(folder / "checkpoints") is not None
-            if not again:
+            again = resume and last_checkpoint(folder / "checkpoints") is not None
+            if not again and first_process():
                 set_aside(folder, say)
                 _take_over(stage, last)
             status = train(stage, resume=again, emit=say)
@@ -94,7 +93,9 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
                 return status
         model = str(folder / ("best" if (folder / "best").is_dir() else "model"))
         last = stage
-    write_json(output / "summary.json", {"recipe": recipe.model_dump(), "stages": len(recipe.stages), "model": model})
+    if first_process():
+        found = {"recipe": recipe.model_dump(), "stages": len(recipe.stages), "model": model}
+        write_json(output / "summary.json", found)
     say(f"all {len(recipe.stages)} stages are done: the model is {model}")
     return status
 

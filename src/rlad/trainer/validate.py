@@ -69,12 +69,14 @@ class Validation(TrainerCallback):
     def _validate(self, step: int) -> None:
         self.last = step
         trainer = self.trainer
-        found = [self._row(step) if trainer.is_world_process_zero() else {}]
-        # Every process must know, because all of them save a sharded model.
-        row: dict[str, Any] = broadcast_object_list(found, from_process=0)[0]
+        found: list[Any] = [({}, False)]
+        if trainer.is_world_process_zero():
+            row, kept = self._row(step), self.best_row()
+            found = [(row, self.spec.keep_best and (kept is None or row["value"] > kept["value"]))]
+        # Every process must know, because all of them save a sharded model; and from the first, before `best` changes.
+        row, better = broadcast_object_list(found, from_process=0)[0]
         trainer._metrics["train"][f"validation/{self.spec.metric}"].append(row["value"])
-        kept = self.best_row()
-        if self.spec.keep_best and (kept is None or row["value"] > kept["value"]):
+        if better:
             save_model(trainer, self.best, {NOTE: row})
         if trainer.is_world_process_zero():
             with self.history.open("a", encoding="utf-8") as file:
