@@ -72,6 +72,15 @@ def test_it_is_made_in_time_and_changes_nothing_in_training(base: str, tmp_path:
     }  # fmt: skip
 
 
+def test_what_is_logged_is_the_last_validation_not_a_mean_of_several(base: str, tmp_path: Path) -> None:
+    """Before and after the first update both come before its line."""
+    quietly(recipe(base, tmp_path / "run", VALIDATE | {"every": 1}, max_steps=2))
+    rows = read_history(tmp_path / "run" / "validation.jsonl")
+    assert rows[0]["value"] != rows[1]["value"]
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["validation/reward"] for row in logged] == [row["value"] for row in rows[1:]]
+
+
 def test_the_best_is_kept_named_and_evaluated(base: str, tmp_path: Path) -> None:
     """A learning rate that ruins the model: the best is an early one, and what is evaluated after training is that."""
     lines = quietly(recipe(base, tmp_path / "run", VALIDATE, learning_rate=1.0, max_grad_norm=100.0))

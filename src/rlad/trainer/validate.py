@@ -75,7 +75,7 @@ class Validation(TrainerCallback):
             found = [(row, self.spec.keep_best and (kept is None or row["value"] > kept["value"]))]
         # Every process must know, because all of them save a sharded model; and from the first, before `best` changes.
         row, better = broadcast_object_list(found, from_process=0)[0]
-        trainer._metrics["train"][f"validation/{self.spec.metric}"].append(row["value"])
+        trainer._metrics["train"][f"validation/{self.spec.metric}"] = [row["value"]]
         if better:
             save_model(trainer, self.best, {NOTE: row})
         if trainer.is_world_process_zero():
