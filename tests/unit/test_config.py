@@ -345,3 +345,33 @@ def test_a_model_says_how_to_load_it() -> None:
     made = recipe(model={"path": "org/name", "dtype": "bfloat16", "revision": "main"})
     expected = {"dtype": "bfloat16", "revision": "main", "trust_remote_code": False}
     assert made.model.load_kwargs() == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "trainer", "words"),
+    [
+        (
+            "hdpo",
+            {"groups": "refill"},
+            "trainer.groups: refill drops the groups that are all wrong, which are those that",
+        ),
+        ("rlad", {"refill_rounds": 0}, "trainer.refill_rounds: must be at least 1"),
+        ("rlad", {"record_every": -1}, "trainer.record_every must be at least 0"),
+        (
+            "rlad",
+            {"save_total_limit": 1},
+            "trainer.save_total_limit: 1 would remove the last checkpoint before the next",
+        ),
+    ],
+)
+def test_our_own_fields_are_refused_before_anything_loads(method: str, trainer: dict[str, Any], words: str) -> None:
+    found = problems(method=method, trainer=trainer)
+    assert len(found) == 1 and words in found[0], found
+
+
+@pytest.mark.parametrize(
+    ("method", "trainer"),
+    [("hdpo", {"groups": "keep"}), ("rlad", {"groups": "refill"}), ("rlad", {"save_total_limit": 2})],
+)
+def test_and_their_neighbours_pass(method: str, trainer: dict[str, Any]) -> None:
+    assert recipe(method=method, trainer=trainer).trainer == trainer

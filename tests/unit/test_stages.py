@@ -133,3 +133,11 @@ def test_a_stage_is_described_by_what_it_changes() -> None:
         "method grpo; trainer max_steps 3; seed 1"
     )
     assert describe({}) == "as the recipe"
+
+
+def test_what_was_evaluated_by_another_scorer_is_not_taken_over() -> None:
+    from rlad.trainer.stages import _answering
+
+    made = stages({}, {"task": {"scorer": "logic-rl"}}, {"trainer": {"max_completion_length": 99}}, {"method": "grpo"})
+    plain, scored, longer, other = (_answering(stage_recipe(made, i)) for i in range(4))
+    assert plain == other and plain != scored and plain != longer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from rlad.offline.dataset import training_rows
 from rlad.offline.traces import Traces, load_traces, make_traces
 from rlad.report.curve import learning_curve, read_metrics
 from rlad.trainer.progress import MetricsFile, StepLine, StopAtBoundary
-from rlad.trainer.saving import STATE_FILE, NothingLeft, last_checkpoint
+from rlad.trainer.saving import NothingLeft, last_checkpoint, mark_whole
 from rlad.trainer.sections import LocalTeacherSpec, ServerSpec, trained_by
 from rlad.trainer.session import INTERRUPTED, begin, load_student, quiet, speaker, status, train_and_evaluate
 
@@ -65,8 +64,7 @@ class Checkpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called when everything else of the checkpoint is there."""
         if state.is_world_process_zero and not args.save_only_model:
-            mark = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE
-            mark.write_text(json.dumps({"step": state.global_step}) + "\n", encoding="utf-8")
+            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"step": state.global_step})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """SFTTrainer's num_tokens starts at 0 again."""

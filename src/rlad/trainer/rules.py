@@ -58,8 +58,8 @@ def conflicts(
 ) -> list[str]:
     """One sentence, with what to do, for each thing in `values` that cannot work together; empty when all of it can.
 
-    values: every GRPOConfig field that this module reads, defaults included. method: None leaves out what depends on
-    it. prefix: as in options.refusals.
+    values: every field of RLADConfig that this module reads, defaults included. method: None leaves out what depends
+    on it. prefix: as in options.refusals.
     """
     problems = refusals(values, prefix)
     if values["temperature"] <= 0:
@@ -71,13 +71,37 @@ def conflicts(
         )
     if method is not None:
         problems += _method_conflicts(values, method, has_teacher, prefix)
-    return problems + _batch_conflicts(values, processes, prefix)
+    return problems + _own_conflicts(values, prefix) + _batch_conflicts(values, processes, prefix)
+
+
+def _own_conflicts(values: Mapping[str, Any], prefix: str) -> list[str]:
+    """Of the fields that TRL does not have."""
+    problems = []
+    if values["refill_rounds"] < 1:
+        problems.append(
+            f"{prefix}refill_rounds: must be at least 1, not {values['refill_rounds']}: to drop no group, "
+            f"{prefix}groups=keep"
+        )
+    if values["record_every"] < 0 or values["record_groups"] < 1:
+        problems.append(
+            f"{prefix}record_every must be at least 0 (0 records nothing) and {prefix}record_groups at least 1, not "
+            f"{values['record_every']} and {values['record_groups']}"
+        )
+    if values["save_total_limit"] == 1 and values["save_strategy"] != "no":
+        problems.append(
+            f"{prefix}save_total_limit: 1 would remove the last checkpoint before the next is whole: keep at least 2"
+        )
+    return problems
 
 
 def _method_conflicts(values: Mapping[str, Any], method: Method, has_teacher: bool, prefix: str) -> list[str]:
     problems = []
     if method.needs_teacher and not has_teacher:
         problems.append(f"teacher: method {method.name} needs one and there is none: name one, or use method grpo")
+    if method.name == "hdpo" and values["groups"] == "refill":
+        problems.append(
+            f"{prefix}groups: refill drops the groups that are all wrong, which are those that hdpo is for: use keep"
+        )
     return problems + _clip_conflicts(values, method, prefix)
 
 
@@ -112,6 +136,12 @@ def _batch_conflicts(values: Mapping[str, Any], processes: int, prefix: str) -> 
             f"{prefix}num_generations: a generation batch of {plan.rollouts} rollouts does not hold whole groups of "
             f"{group}: make per_device_train_batch_size x gradient_accumulation_steps (or generation_batch_size) a "
             f"multiple of {group}"
+        )
+    own = plan.rollouts // processes
+    if values["groups"] == "refill" and own % group:
+        problems.append(
+            f"{prefix}groups: refill needs whole groups in each process, and {own} rollouts are no multiple of "
+            f"num_generations = {group}"
         )
     return problems + _checkpoint_conflicts(values, plan.boundary, prefix)
 

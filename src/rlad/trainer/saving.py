@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlad.files import whole_file
+
 STATE_FILE = "rlad_state.json"  # written last into a checkpoint: a checkpoint without it is not whole
 
 
@@ -15,6 +17,12 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint: one that a kill cut short lacks the file that is written last."""
     whole = [path for path in folder.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def mark_whole(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write the file that makes a checkpoint whole, in full or not at all."""
+    with whole_file(folder / STATE_FILE) as file:
+        file.write((json.dumps(state) + "\n").encode())
 
 
 class NothingLeft:

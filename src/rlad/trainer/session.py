@@ -221,13 +221,12 @@ def _validation(recipe: Any, task: Task, trainer: Any, output: Path, say: Callab
 
 def _best(recipe: Any, validation: Any, trainer: Any, say: Callable[[str], None]) -> tuple[Any, int | None]:
     """(model, step) of the best validation, to be evaluated in the place of the last; (None, None) where it is that."""
-    from transformers import AutoModelForCausalLM
-
     row = None if validation is None or not recipe.validate_spec.keep_best else validation.best_row()
     if row is None or row["step"] == trainer.state.global_step:
         return None, None
     say(f"the best validation was at step {row['step']}: that model is evaluated")
-    model = AutoModelForCausalLM.from_pretrained(validation.best, dtype=next(trainer.model.parameters()).dtype)
+    kept = {"path": str(validation.best), "revision": None, "open_think": False}  # its template opens it already
+    model, _ = load_student(recipe.model.model_copy(update=kept))
     return model.to(trainer.accelerator.device), row["step"]
 
 

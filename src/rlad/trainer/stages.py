@@ -128,6 +128,8 @@ def _take_over(stage: Recipe, last: Recipe | None) -> None:
 
 
 def _answering(recipe: Recipe) -> tuple[Any, ...]:
-    """How a recipe's evaluation generates: a stage with longer responses may answer more without having learnt more."""
+    """How a recipe's evaluation generates and scores: a stage with longer responses, or a milder scorer, may have more
+    right without having learnt more."""
     trainer = recipe.trainer_arguments()
-    return recipe.evaluate, trainer.get("max_completion_length"), trainer.get("chat_template_kwargs")
+    generates = recipe.evaluate, trainer.get("max_completion_length"), trainer.get("chat_template_kwargs")
+    return *generates, recipe.task.get("name"), recipe.task.get("scorer")

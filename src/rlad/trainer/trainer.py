@@ -40,7 +40,7 @@ from rlad.trainer.groups import Counts, Rollouts, add_correct, refill
 from rlad.trainer.options import PAPER_DEFAULTS, cautions
 from rlad.trainer.recorder import ENTROPIES, GROUPS, REWARDS, SEEN, make_recorder
 from rlad.trainer.rules import conflicts
-from rlad.trainer.saving import STATE_FILE, NothingLeft
+from rlad.trainer.saving import STATE_FILE, NothingLeft, mark_whole
 from rlad.trainer.teachers import make_teacher
 from rlad.trainer.trim import BALANCED_LOSSES, balanced, by_length, trimmed
 
@@ -84,23 +84,8 @@ class RLADConfig(GRPOConfig):
             raise RladError(f"advantage_std must be population or sample, not {self.advantage_std!r}")
         if self.groups not in ("keep", "refill"):
             raise RladError(f"groups must be keep or refill, not {self.groups!r}")
-        if self.refill_rounds < 1:
-            raise RladError(
-                f"refill_rounds must be at least 1, not {self.refill_rounds}: to drop no group, groups=keep"
-            )
-        if self.record_every < 0 or self.record_groups < 1:
-            raise RladError(
-                f"record_every must be at least 0 (0 records nothing) and record_groups at least 1, not "
-                f"{self.record_every} and {self.record_groups}"
-            )
         super().__post_init__()
-        rows = self.per_device_train_batch_size * self.steps_per_generation
-        if self.groups == "refill" and rows % self.num_generations:
-            raise RladError(
-                f"groups: refill needs whole groups in each process, and {rows} rollouts are no multiple of "
-                f"num_generations = {self.num_generations}"
-            )
-        values = {name: getattr(self, name) for name in GRPOConfig.__dataclass_fields__}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "method"}
         if found := conflicts(values, method, has_teacher=True, processes=self.world_size):
             raise RladError("; ".join(found))
         for caution in cautions(values):
@@ -449,7 +434,7 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
                 "zero_variance_groups": self._zero_variance,
                 "refilled": asdict(self.refilled),
             }
-            (folder / STATE_FILE).write_text(json.dumps(state) + "\n")
+            mark_whole(folder, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
