@@ -133,7 +133,10 @@ def test_resuming_gives_the_same_bits(iterations: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"groups": "drop"}, "groups must be keep or refill"), ({"refill_rounds": 0}, "refill_rounds: must be at least 1")],
+    [
+        ({"groups": "drop"}, "groups must be keep or refill"),
+        ({"refill_rounds": 0}, "refill_rounds: must be at least 1"),
+    ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(RladError, match=words):
