@@ -75,14 +75,14 @@ def conflicts(
 
 
 def _own_conflicts(values: Mapping[str, Any], prefix: str) -> list[str]:
-    """Of the fields that TRL does not have."""
+    """Of the fields that TRL does not have; `values` may be TRL's alone."""
     problems = []
-    if values["refill_rounds"] < 1:
+    if values.get("refill_rounds", 1) < 1:
         problems.append(
             f"{prefix}refill_rounds: must be at least 1, not {values['refill_rounds']}: to drop no group, "
             f"{prefix}groups=keep"
         )
-    if values["record_every"] < 0 or values["record_groups"] < 1:
+    if values.get("record_every", 0) < 0 or values.get("record_groups", 1) < 1:
         problems.append(
             f"{prefix}record_every must be at least 0 (0 records nothing) and {prefix}record_groups at least 1, not "
             f"{values['record_every']} and {values['record_groups']}"
@@ -98,7 +98,7 @@ def _method_conflicts(values: Mapping[str, Any], method: Method, has_teacher: bo
     problems = []
     if method.needs_teacher and not has_teacher:
         problems.append(f"teacher: method {method.name} needs one and there is none: name one, or use method grpo")
-    if method.name == "hdpo" and values["groups"] == "refill":
+    if method.name == "hdpo" and values.get("groups") == "refill":
         problems.append(
             f"{prefix}groups: refill drops the groups that are all wrong, which are those that hdpo is for: use keep"
         )
@@ -138,7 +138,7 @@ def _batch_conflicts(values: Mapping[str, Any], processes: int, prefix: str) -> 
             f"multiple of {group}"
         )
     own = plan.rollouts // processes
-    if values["groups"] == "refill" and own % group:
+    if values.get("groups") == "refill" and own % group:
         problems.append(
             f"{prefix}groups: refill needs whole groups in each process, and {own} rollouts are no multiple of "
             f"num_generations = {group}"
