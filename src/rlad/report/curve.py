@@ -61,8 +61,9 @@ def band(
     import altair as alt
 
     scale = alt.Scale(type="log", base=2) if log else alt.Scale()
+    legend = alt.Legend(symbolOpacity=1)  # as the line, not as the band
     base = alt.Chart(alt.Data(values=list(points))).encode(
-        x=alt.X("x:Q", title=x, scale=scale), color=alt.Color("label:N", title=None, sort=list(labels))
+        x=alt.X("x:Q", title=x, scale=scale), color=alt.Color("label:N", title=None, sort=list(labels), legend=legend)
     )
     line = base.mark_line(strokeWidth=2).encode(y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False)))
     area = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
