@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlad.tasks.knights_knaves.puzzle import Statement, parse_statements
-from rlad.tasks.knights_knaves.score import CLOSE, OPEN, THINK_END, _claims
+from rlad.tasks.knights_knaves.score import CLOSE, OPEN, THINK_END, claims
 from rlad.tasks.knights_knaves.solve import truth_table
 from rlad.tasks.knights_knaves.wording import statement_text
 
@@ -64,7 +64,7 @@ def reading(of: Puzzle, response: str) -> Reading:
     start = text.rfind(OPEN, 0, max(text.rfind(CLOSE), 0))
     said: dict[str, bool] = {}
     if start >= 0:
-        said, _ = _claims(text[start + len(OPEN) : text.find(CLOSE, start)].strip(), of.names)
+        said, _ = claims(text[start + len(OPEN) : text.find(CLOSE, start)].strip(), of.names)
     answer = [
         (name, _role(said[name]) if name in said else None, _role(knight))
         for name, knight in zip(of.names, of.solution, strict=True)

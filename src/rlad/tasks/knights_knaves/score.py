@@ -77,12 +77,12 @@ def _strict(response: str, names: tuple[str, ...], solution: tuple[bool, ...], _
     if start < 0:
         return Score(0.0, False, None, "there is no <answer>…</answer>", False)
     answer = response[start + len(OPEN) : response.find(CLOSE, start)].strip()
-    said, unreadable = _claims(answer, names)
+    said, unreadable = claims(answer, names)
     problem = unreadable or _wrong_roles(said, names, solution)
     return Score(float(not problem), not problem, answer[:SHOWN], problem or "every role is right", not unreadable)
 
 
-def _claims(answer: str, names: tuple[str, ...]) -> tuple[dict[str, bool], str]:
+def claims(answer: str, names: tuple[str, ...]) -> tuple[dict[str, bool], str]:
     """Who is said to be a knight, and what is wrong with the way it is said ("" for nothing)."""
     roles = _role_count(answer)
     if roles != len(names):
