@@ -375,3 +375,13 @@ def test_our_own_fields_are_refused_before_anything_loads(method: str, trainer: 
 )
 def test_and_their_neighbours_pass(method: str, trainer: dict[str, Any]) -> None:
     assert recipe(method=method, trainer=trainer).trainer == trainer
+
+
+@pytest.mark.parametrize(
+    "asked", [{"evaluate": {"puzzles": 5}}, {"trainer": {"fsdp": "full_shard", "validate": {"every": 2}}}]
+)
+def test_a_student_in_parts_is_not_evaluated_by_one_process(asked: dict[str, Any]) -> None:
+    sharded = {"trainer": {"fsdp": "full_shard"}, "evaluate": None} | asked
+    found = problems(**sharded)
+    assert len(found) == 1 and "only the main process would evaluate it" in found[0]
+    recipe(trainer={"fsdp": "full_shard", "validate": None}, evaluate=None)

@@ -133,6 +133,11 @@ class Recipe(Section):
                 "teacher.adapter: on the student's own base it needs a student that is trained as an adapter too, or "
                 "that base would change: set model.lora, or give the teacher a path"
             )
+        if recipe is not None and recipe.trainer.get("fsdp") and (recipe.evaluate or recipe.trainer.get("validate")):
+            problems.append(
+                "trainer.fsdp: the student is in parts, and only the main process would evaluate it, while the others "
+                "wait: set evaluate=null and trainer.validate=null, and use rlad evaluate afterwards"
+            )
         if problems or recipe is None:
             raise RecipeError(problems)
         if recipe.stages and (problems := _stage_problems(recipe)):
