@@ -54,7 +54,7 @@ def reward(completions: list[Any], **_: Any) -> list[float]:
 
 def arguments(folder: Path | str, method: Any = "rlad", **options: Any) -> Any:
     """An RLADConfig: two updates of two groups of GROUP."""
-    from rlad.trainer.trainer import RLADConfig
+    from rlad.trainer.arguments import RLADConfig
 
     defaults = {
         "output_dir": str(folder), "use_cpu": True, "bf16": False, "gradient_checkpointing": False,

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlad.trainer.trainer import RLADConfig, RLADTrainer
+    from rlad.trainer.arguments import RLADConfig
+    from rlad.trainer.trainer import RLADTrainer
 
 __version__ = "0.1.0"
 __all__ = ["RLADConfig", "RLADTrainer", "__version__"]
@@ -18,8 +19,9 @@ __all__ = ["RLADConfig", "RLADTrainer", "__version__"]
 
 def __getattr__(name: str) -> Any:
     # TRL and torch take seconds to import, and `rlad --help` needs neither.
-    if name in ("RLADConfig", "RLADTrainer"):
-        return getattr(import_module("rlad.trainer.trainer"), name)
+    homes = {"RLADConfig": "rlad.trainer.arguments", "RLADTrainer": "rlad.trainer.trainer"}
+    if name in homes:
+        return getattr(import_module(homes[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -145,7 +145,7 @@ def test_bad_options_are_refused(options: dict[str, Any], words: str, tmp_path: 
 
 def test_groups_that_are_split_over_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes of six rollouts are whole groups of four together, and not each by itself."""
-    monkeypatch.setattr("rlad.trainer.trainer.RLADConfig.world_size", 2)
+    monkeypatch.setattr("rlad.trainer.arguments.RLADConfig.world_size", 2)
     options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_generations": 4}
     tiny.arguments(tmp_path, **options)
     with pytest.raises(RladError, match="needs whole groups in each process, and 6 rollouts"):

@@ -14,7 +14,8 @@ from torch import Tensor
 import tiny
 from rlad.errors import RladError
 from rlad.objectives import RLAD, OPDThenGRPO
-from rlad.trainer.trainer import RLADConfig, RLADTrainer
+from rlad.trainer.arguments import RLADConfig
+from rlad.trainer.trainer import RLADTrainer
 
 METHODS: dict[str, Any] = {
     "grpo": "grpo",

@@ -11,6 +11,7 @@ from rlad.cli.train import OUTPUT, OVERRIDES, RECIPE, with_output
 from rlad.errors import RladError
 
 if TYPE_CHECKING:
+    from rlad.offline.config import SftRecipe
     from rlad.trainer.config import Recipe
     from rlad.trainer.sections import ModelSpec, TeacherSpec
 
@@ -95,11 +96,10 @@ def _report(problems: tuple[str, ...] | list[str]) -> int:
     return 0
 
 
-def found_problems(recipe: Recipe) -> list[str]:
-    """What only the surroundings can tell: models that are not there, the task's options, TRL's own refusals."""
+def surroundings(recipe: Recipe | SftRecipe) -> list[str]:
+    """A sentence for each thing that is not there, or is in the way: models, the tasks' data, the output folder."""
     from rlad.tasks import load_task
     from rlad.trainer.session import validation_task
-    from rlad.trainer.stages import stage_recipe
 
     problems = model_problems("model", recipe.model) + teacher_problems("teacher", recipe.teacher)
     try:
@@ -108,6 +108,14 @@ def found_problems(recipe: Recipe) -> list[str]:
         problems.append(str(error))
     if Path(recipe.output).exists() and not Path(recipe.output).is_dir():
         problems.append(f"output: {recipe.output} is a file")
+    return problems
+
+
+def found_problems(recipe: Recipe) -> list[str]:
+    """What only the surroundings can tell: models that are not there, the task's options, TRL's own refusals."""
+    from rlad.trainer.stages import stage_recipe
+
+    problems = surroundings(recipe)
     if not problems:
         problems += _pair_problems(recipe)
     problems += _trl_problems(recipe.trainer_arguments(), recipe.method)
@@ -149,6 +157,7 @@ def _alignment_problems(ours: Any, theirs: Any, how: str) -> list[str]:
 
 
 def model_problems(role: str, spec: ModelSpec) -> list[str]:
+    """A sentence where a model should be in a folder and is not. role: its section of the recipe."""
     return _path_problems(f"{role}.path", spec.path, "config.json")
 
 
@@ -168,6 +177,7 @@ def _path_problems(key: str, path: str, needed: str) -> list[str]:
 
 
 def teacher_problems(role: str, spec: TeacherSpec | None) -> list[str]:
+    """A sentence for each part of a teacher (model, adapter, key, tokenizer) that is not where the section says."""
     from rlad.teacher.local import WEIGHTS
     from rlad.teacher.transport import read_key
     from rlad.trainer.sections import ByTaskSpec, LocalTeacherSpec, SharedBaseSpec
@@ -195,7 +205,7 @@ def _trl_problems(arguments: dict[str, Any], method: dict[str, Any]) -> list[str
     """What TRL itself refuses when its configuration is made, which loads no model."""
     import warnings
 
-    from rlad.trainer.trainer import RLADConfig
+    from rlad.trainer.arguments import RLADConfig
 
     if _needs_gpu(arguments):
         arguments = arguments | {"use_cpu": True}  # what else is wrong, for a machine with a GPU

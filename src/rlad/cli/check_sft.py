@@ -5,27 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlad.errors import RladError
-
 if TYPE_CHECKING:
     from rlad.offline.config import SftRecipe
 
 
 def sft_problems(recipe: SftRecipe) -> list[str]:
     """What only the surroundings can tell: models and traces that are not there, the task's options."""
-    from rlad.cli.check import model_problems, teacher_problems
-    from rlad.tasks import load_task
-    from rlad.trainer.session import validation_task
+    from rlad.cli.check import surroundings
 
-    problems = model_problems("model", recipe.model) + teacher_problems("teacher", recipe.teacher)
-    try:
-        validation_task(recipe, load_task(recipe.task))
-    except RladError as error:
-        problems.append(str(error))
+    problems = surroundings(recipe)
     if recipe.teacher is None and not Path(recipe.traces).is_dir():
         problems.append(f"sft.traces: there is no folder {recipe.traces}, and no teacher to make it with")
-    if Path(recipe.output).exists() and not Path(recipe.output).is_dir():
-        problems.append(f"output: {recipe.output} is a file")
     return problems
 
 

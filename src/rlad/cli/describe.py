@@ -33,6 +33,7 @@ def description(recipe: Recipe) -> list[str]:
 
 
 def model_line(spec: ModelSpec) -> str:
+    """A model: its name, its folder where it is embedded, and how it is loaded."""
     from rlad.models import resolve
 
     where = resolve(spec.path) if spec.path.startswith("embedded:") else ""
@@ -119,6 +120,7 @@ def _method(recipe: Recipe) -> list[str]:
 
 
 def task_line(task: dict[str, Any]) -> str:
+    """A task: its name and its options."""
     rest = ", ".join(f"{key} {value}" for key, value in task.items() if key != "name")
     return f"{task.get('name', 'prompts')}{': ' if rest else ''}{rest}"
 
@@ -205,6 +207,7 @@ def local_tokenizer(spec: ModelSpec) -> Any:
 
 
 def local_config(spec: ModelSpec) -> Any:
+    """The configuration of a model that is on this disk, or None."""
     from transformers import AutoConfig
 
     from rlad.models import resolve

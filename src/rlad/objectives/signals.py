@@ -100,25 +100,28 @@ def token_signals(
         # The student's own value stands in for a broken one: log S - log T is then 0, and so is a distillation term.
         usable = torch.where(teacher_ok, teacher_logps.detach(), logps.detach())
         teacher = where_it_counts("teacher_logps", usable)
-    per_token = advantages.detach()
-    if per_token.dim() == 1:
-        per_token = per_token.unsqueeze(-1)
-    if per_token.shape not in (logps.shape, (logps.shape[0], 1)):
-        raise ValueError(
-            f"advantages has shape {tuple(advantages.shape)}: expected one per rollout, ({logps.shape[0]},), "
-            f"or one per token, {tuple(logps.shape)}"
-        )
     return TokenSignals(
         logps=student,
         old_logps=old,
         teacher_logps=teacher,
-        advantages=where_it_counts("advantages", per_token.expand_as(logps)),
+        advantages=where_it_counts("advantages", _per_token(advantages.detach(), logps)),
         mask=counts,
         teacher_ok=teacher_ok,
         ref_logps=None if ref_logps is None else where_it_counts("ref_logps", ref_logps.detach()),
         correct=_of_rollouts("correct", correct, logps),
         group_wrong=_of_rollouts("group_wrong", group_wrong, logps),
     )
+
+
+def _per_token(advantages: Tensor, logps: Tensor) -> Tensor:
+    """Advantages of rollouts (B,) or tokens (B, T), as (B, T)."""
+    per_token = advantages.unsqueeze(-1) if advantages.dim() == 1 else advantages
+    if per_token.shape not in (logps.shape, (logps.shape[0], 1)):
+        raise ValueError(
+            f"advantages has shape {tuple(advantages.shape)}: expected one per rollout, ({logps.shape[0]},), "
+            f"or one per token, {tuple(logps.shape)}"
+        )
+    return per_token.expand_as(logps)
 
 
 def _of_rollouts(name: str, values: Tensor | None, logps: Tensor) -> Tensor | None:

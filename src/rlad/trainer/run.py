@@ -134,9 +134,10 @@ def _make_trainer(
     from datasets import Dataset
     from transformers import PrinterCallback, ProgressCallback
 
+    from rlad.trainer.arguments import RLADConfig
     from rlad.trainer.progress import MetricsFile, StepLine
     from rlad.trainer.recorder import EVERY
-    from rlad.trainer.trainer import RLADConfig, RLADTrainer
+    from rlad.trainer.trainer import RLADTrainer
 
     recorded = {"record_every": EVERY, "record_folder": str(output / "records")}
     arguments = {**recorded, **recipe.trainer_arguments(), "output_dir": str(output / "checkpoints")}

@@ -124,6 +124,7 @@ class ServerSpec(Section):
 
     @property
     def addresses(self) -> list[str]:
+        """Of the server, or of each replica."""
         return [self.url] if self.url is not None else list(self.urls or [])
 
     def arguments(self) -> dict[str, Any]:

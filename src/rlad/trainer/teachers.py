@@ -1,11 +1,13 @@
-"""The teacher of a trainer: made of what the trainer was given, and found fit before the first step."""
+"""The teacher of a trainer: made of what it was given, found fit before the first step, and asked about rollouts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from rlad.errors import RladError
@@ -87,6 +89,41 @@ def _tested(teacher: Teacher, tokenizer: Any) -> Teacher:
 def _one_of_several(trainer: RLADTrainer, teacher: Any) -> Teacher | SpansTeacher:
     options = dict(teacher) if isinstance(teacher, Mapping) else {}
     return make_teacher(trainer, options.pop("path", teacher), None, options)
+
+
+def teacher_scores(
+    teacher: Teacher | SpansTeacher | ByTask, batch: Mapping[str, Any], inputs: Sequence[Any]
+) -> tuple[Tensor, Tensor]:
+    """What the teacher gives the rollouts of a batch: log-probs (B, T) in nats, 0 where there is no token, and spans.
+
+    spans: (B, T) the number of the span that a token lies in, below 0 for none; all 0 where tokens are the teacher's
+    own, and then log-probs are of tokens, else of spans. inputs: the example of each row. Raises RladError where the
+    teacher returns another number of values than there are tokens.
+    """
+    mask = batch["completion_mask"].bool().cpu()
+    prompts = [
+        row[keep.bool()].tolist()
+        for row, keep in zip(batch["prompt_ids"].cpu(), batch["prompt_mask"].cpu(), strict=True)
+    ]
+    responses = [row[keep].tolist() for row, keep in zip(batch["completion_ids"].cpu(), mask, strict=True)]
+    spans = torch.zeros(mask.shape, dtype=torch.long)
+    if isinstance(teacher, SpansTeacher):
+        found = teacher.score_spans([row["prompt"] for row in inputs], prompts, responses)
+        scores = [row.logps for row in found]
+        for i, of_row in enumerate(found):
+            spans[i, : len(of_row.spans)] = of_row.spans
+    elif isinstance(teacher, ByTask):
+        scores = teacher.score(prompts, responses, [row.get(teacher.column) for row in inputs])
+    else:
+        scores = teacher.score(prompts, responses)
+    logps = torch.zeros(mask.shape)
+    for i, row in enumerate(scores):
+        if row.shape != (len(responses[i]),):
+            raise RladError(
+                f"the teacher returned {tuple(row.shape)} log-probs for {len(responses[i])} tokens of sequence {i}"
+            )
+        logps[i, : len(row)] = row
+    return logps, spans
 
 
 def on_spans(trainer: RLADTrainer, teacher: Teacher, tokenizer: Any) -> SpansTeacher:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,13 +18,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from rlad.errors import RladError
 from rlad.models import resolve
 from rlad.objectives import (
-    METHODS,
-    Method,
     group_advantages,
     objective_terms,
     spread_spans,
@@ -34,87 +31,13 @@ from rlad.objectives import (
 )
 from rlad.objectives.signals import usable_teacher
 from rlad.teacher import Teacher
-from rlad.teacher.routing import ByTask
 from rlad.teacher.spans import SpansTeacher
+from rlad.trainer.arguments import RLADConfig, make_method
 from rlad.trainer.groups import Counts, Rollouts, add_correct, refill
-from rlad.trainer.options import PAPER_DEFAULTS, cautions
-from rlad.trainer.recorder import ENTROPIES, GROUPS, REWARDS, SEEN, make_recorder
-from rlad.trainer.rules import conflicts
+from rlad.trainer.recorder import ENTROPIES, REWARDS, SEEN, make_recorder
 from rlad.trainer.saving import STATE_FILE, NothingLeft, mark_whole
-from rlad.trainer.teachers import make_teacher
+from rlad.trainer.teachers import make_teacher, teacher_scores
 from rlad.trainer.trim import BALANCED_LOSSES, balanced, by_length, trimmed
-
-
-@dataclass
-class RLADConfig(GRPOConfig):
-    """trl.GRPOConfig with the paper's defaults (rlad.trainer.options.PAPER_DEFAULTS) and fields of our own.
-
-    method: a name ("rlad"), a mapping ({"name": "rlad", "alpha": 0.3}), or a Method of rlad.objectives.
-    advantage_std: "population" (RLAD Eq. 1) or "sample" (TRL's, without its 1e-4, for comparisons).
-    max_broken_teacher: the largest share of tokens whose teacher log-prob is unusable before the run stops.
-    trim_padding: leave padding out of every forward pass that can do without it (rlad.trainer.trim): gradients stay,
-        seconds do not.
-    groups: "keep" every group, or "refill" the batch: groups of equal rewards are dropped, and fresh prompts take their
-        place (rlad.trainer.groups), in at most `refill_rounds` further generations.
-    record_every: record `record_groups` groups with all their signals every so many updates (rlad.trainer.recorder), in
-        `record_folder` (None: records below output_dir). 0 records nothing; `rlad train` records by default.
-
-    Raises RladError for options that do not fit the objective (docs/trainer.md has the table).
-    """
-
-    loss_type: str = PAPER_DEFAULTS["loss_type"]
-    epsilon: float = PAPER_DEFAULTS["epsilon"]
-    epsilon_high: float | None = PAPER_DEFAULTS["epsilon_high"]
-    use_bias_correction_kl: bool = PAPER_DEFAULTS["use_bias_correction_kl"]
-    method: Any = "rlad"
-    advantage_std: str = "population"
-    max_broken_teacher: float = 0.01
-    trim_padding: bool = True
-    groups: str = "keep"
-    refill_rounds: int = 4
-    record_every: int = 0
-    record_groups: int = GROUPS
-    record_folder: str | None = None
-
-    def __post_init__(self) -> None:
-        self.method = method_options(self.method, self.epsilon, self.epsilon_high)
-        method = make_method(self.method)
-        self.epsilon, self.epsilon_high = method.clip_low, method.clip_high
-        if self.advantage_std not in ("population", "sample"):
-            raise RladError(f"advantage_std must be population or sample, not {self.advantage_std!r}")
-        if self.groups not in ("keep", "refill"):
-            raise RladError(f"groups must be keep or refill, not {self.groups!r}")
-        super().__post_init__()
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "method"}
-        if found := conflicts(values, method, has_teacher=True, processes=self.world_size):
-            raise RladError("; ".join(found))
-        for caution in cautions(values):
-            warnings.warn(caution, stacklevel=3)
-
-
-def method_options(method: Any, epsilon: float, epsilon_high: float | None) -> dict[str, Any]:
-    """A method as plain options, so that a config can be saved. The clip range comes from the method where it is given
-    there, and else from TRL's epsilon and epsilon_high. Raises RladError for an unknown method or option."""
-    if isinstance(method, Method):
-        return {"name": method.name, **asdict(method)}
-    if isinstance(method, str):
-        method = {"name": method}
-    if not isinstance(method, Mapping) or method.get("name") not in METHODS:
-        raise RladError(
-            f"method must be one of {', '.join(METHODS)}, a mapping with such a name, or a Method: {method!r}"
-        )
-    clip = {"clip_low": epsilon, "clip_high": epsilon if epsilon_high is None else epsilon_high}
-    options = {**clip, **method}
-    return {"name": options["name"], **asdict(make_method(options))}
-
-
-def make_method(options: Mapping[str, Any]) -> Method:
-    """The Method that `method_options` describes. Raises RladError with what is wrong in it."""
-    kind = METHODS[options["name"]]
-    try:
-        return kind(**{key: value for key, value in options.items() if key != "name"})
-    except (TypeError, ValueError) as error:
-        raise RladError(f"method {options['name']}: {error}") from None
 
 
 @dataclass
@@ -282,30 +205,9 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
 
     def _add_teacher(self, batch: dict[str, Any], inputs: list[Any]) -> None:
         assert self.teacher is not None
+        logps, spans = teacher_scores(self.teacher, batch, inputs)
         mask = batch["completion_mask"].bool().cpu()
-        prompts = [
-            row[keep.bool()].tolist()
-            for row, keep in zip(batch["prompt_ids"].cpu(), batch["prompt_mask"].cpu(), strict=True)
-        ]
-        responses = [row[keep].tolist() for row, keep in zip(batch["completion_ids"].cpu(), mask, strict=True)]
-        spans = torch.zeros(mask.shape, dtype=torch.long)
-        if isinstance(self.teacher, SpansTeacher):
-            found = self.teacher.score_spans([row["prompt"] for row in inputs], prompts, responses)
-            scores = [row.logps for row in found]
-            for i, of_row in enumerate(found):
-                spans[i, : len(of_row.spans)] = of_row.spans
-        elif isinstance(self.teacher, ByTask):
-            scores = self.teacher.score(prompts, responses, [row.get(self.teacher.column) for row in inputs])
-        else:
-            scores = self.teacher.score(prompts, responses)
-        logps = torch.zeros(mask.shape)
-        for i, row in enumerate(scores):
-            if row.shape != (len(responses[i]),):
-                raise RladError(
-                    f"the teacher returned {tuple(row.shape)} log-probs for {len(responses[i])} tokens of sequence {i}"
-                )
-            logps[i, : len(row)] = row
-        signals = token_signals(torch.zeros_like(logps), None, logps, torch.zeros(len(scores)), mask)
+        signals = token_signals(torch.zeros_like(logps), None, logps, torch.zeros(len(logps)), mask)
         silent = (mask & (spans < 0)).sum()
         counts = torch.stack([signals.broken_teacher, signals.token_count, silent]).to(self.accelerator.device)
         broken, tokens, unaligned = (int(x) for x in self.accelerator.reduce(counts, reduction="sum"))
