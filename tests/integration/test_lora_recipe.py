@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
+import letters_task
 import tiny
 from rlad.cli.evaluate import load_model
 from rlad.trainer.config import Recipe
@@ -25,21 +26,8 @@ def base(tmp_path: Path) -> str:
 
 
 def recipe(base: str, output: Path, **more: Any) -> Recipe:
-    trainer = {
-        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "logging_steps": 1, "learning_rate": 1e-2,
-        "num_generations": tiny.GROUP, "per_device_train_batch_size": 2 * tiny.GROUP, "max_steps": 2,
-        "max_completion_length": tiny.RESPONSE, "save_strategy": "steps", "save_steps": 1,
-    }  # fmt: skip
-    data = {
-        "model": {"path": base, "lora": LORA},
-        "teacher": base,
-        "task": "letters_task:Letters",
-        "method": "rlad",
-        "trainer": trainer,
-        "evaluate": {"puzzles": 3, "batch_size": 3},
-        "output": str(output),
-    }
-    return Recipe.from_mapping(data | more)
+    with_adapter = {"model": {"path": base, "lora": LORA}, "teacher": base, "method": "rlad"}
+    return letters_task.recipe(base, output, {}, **(with_adapter | more))
 
 
 def weights(folder: Path) -> dict[str, Any]:

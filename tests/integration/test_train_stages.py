@@ -8,13 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
+import letters_task
 import tiny
+from letters_task import same_weights
 from rlad.errors import RladError
 from rlad.trainer.config import Recipe
 from rlad.trainer.run import train
@@ -22,29 +21,8 @@ from rlad.trainer.run import train
 
 @pytest.fixture
 def made(tmp_path: Path) -> Recipe:
-    data = {
-        "model": tiny.save(1, tmp_path / "base"),
-        "task": "letters_task:Letters",
-        "method": "grpo",
-        "trainer": {
-            "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "logging_steps": 1, "learning_rate": 1e-2,
-            "num_generations": tiny.GROUP, "per_device_train_batch_size": 2 * tiny.GROUP, "max_steps": 2,
-            "max_completion_length": tiny.RESPONSE, "save_strategy": "steps", "save_steps": 1,
-        },
-        "evaluate": {"puzzles": 4, "batch_size": 4},
-        "output": str(tmp_path / "run"),
-        "stages": [{}, {"seed": 7}, {"trainer": {"max_completion_length": 2 * tiny.RESPONSE}}],
-    }  # fmt: skip
-    return Recipe.from_mapping(data)
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    return dict(load_file(folder / "model.safetensors"))
-
-
-def same(one: Path, other: Path) -> bool:
-    ours, theirs = weights(one), weights(other)
-    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+    stages = [{}, {"seed": 7}, {"trainer": {"max_completion_length": 2 * tiny.RESPONSE}}]
+    return letters_task.recipe(tiny.save(1, tmp_path / "base"), tmp_path / "run", {}, stages=stages)
 
 
 def test_each_stage_goes_on_from_the_last(made: Recipe, tmp_path: Path) -> None:
@@ -53,7 +31,7 @@ def test_each_stage_goes_on_from_the_last(made: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for index, before in ((1, made.model.path), (2, run / "stage-1" / "model"), (3, run / "stage-2" / "model")):
         assert Recipe.resolve(str(run / f"stage-{index}" / "recipe.yaml")).model.path == str(before)
-        assert not same(run / f"stage-{index}" / "model", Path(before))
+        assert not same_weights(run / f"stage-{index}" / "model", Path(before))
     metrics = [json.loads(line) for line in (run / "stage-3" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["completions/max_length"] for row in metrics) == 2 * tiny.RESPONSE
     summary = json.loads((run / "summary.json").read_text())
@@ -87,12 +65,12 @@ def test_an_interrupted_run_goes_on_where_it_was(made: Recipe, tmp_path: Path) -
     assert (run / "stage-1" / "summary.json").stat().st_mtime_ns == untouched
     assert any("going on from" in line and "stage-2" in line for line in lines)
     for index in (2, 3):
-        assert same(run / f"stage-{index}" / "model", whole / f"stage-{index}" / "model")
+        assert same_weights(run / f"stage-{index}" / "model", whole / f"stage-{index}" / "model")
     # A stage that had no checkpoint yet starts again.
     shutil.rmtree(run / "stage-3" / "checkpoints")
     (run / "stage-3" / "summary.json").unlink()
     assert train(made, resume=True, emit=lines.append) == 0
-    assert same(run / "stage-3" / "model", whole / "stage-3" / "model")
+    assert same_weights(run / "stage-3" / "model", whole / "stage-3" / "model")
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
+import letters_task
 import tiny
+from letters_task import same_weights
 from rlad.errors import RladError
 from rlad.evaluation.run import Evaluation
 from rlad.trainer.config import Recipe, RecipeError
@@ -27,21 +27,8 @@ def base(tmp_path: Path) -> str:
 
 
 def recipe(base: str, output: Path, validate: dict[str, Any] | None, **trainer: Any) -> Recipe:
-    options = {
-        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "logging_steps": 1, "learning_rate": 3e-2,
-        "num_generations": tiny.GROUP, "per_device_train_batch_size": 2 * tiny.GROUP, "max_steps": 5,
-        "max_completion_length": tiny.RESPONSE, "save_strategy": "steps", "save_steps": 1,
-    }  # fmt: skip
-    data = {
-        "model": base,
-        "teacher": None,
-        "task": "letters_task:Letters",
-        "method": "grpo",
-        "trainer": options | trainer | ({} if validate is None else {"validate": validate}),
-        "evaluate": {"puzzles": 4, "batch_size": 4},
-        "output": str(output),
-    }
-    return Recipe.from_mapping(data)
+    validated = {} if validate is None else {"validate": validate}
+    return letters_task.recipe(base, output, {"learning_rate": 3e-2, "max_steps": 5} | trainer | validated)
 
 
 def quietly(recipe: Recipe, **options: Any) -> list[str]:
@@ -50,19 +37,10 @@ def quietly(recipe: Recipe, **options: Any) -> list[str]:
     return lines
 
 
-def weights(folder: Path) -> dict[str, Any]:
-    return dict(load_file(folder / "model.safetensors"))
-
-
-def same(one: Path, other: Path) -> bool:
-    ours, theirs = weights(one), weights(other)
-    return all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
 def test_it_is_made_in_time_and_changes_nothing_in_training(base: str, tmp_path: Path) -> None:
     quietly(recipe(base, tmp_path / "without", None))
     quietly(recipe(base, tmp_path / "with", VALIDATE))
-    assert same(tmp_path / "without" / "model", tmp_path / "with" / "model")
+    assert same_weights(tmp_path / "without" / "model", tmp_path / "with" / "model")
     rows = read_history(tmp_path / "with" / "validation.jsonl")
     assert [row["step"] for row in rows] == [0, 2, 4, 5]
     logged = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
@@ -90,7 +68,7 @@ def test_the_best_is_kept_named_and_evaluated(base: str, tmp_path: Path) -> None
     assert best["step"] < 5
     assert json.loads((run / "best" / "validation.json").read_text()) == best
     kept = run / "checkpoints" / f"checkpoint-{best['step']}" if best["step"] else Path(base)
-    assert same(run / "best", kept) and not same(run / "best", run / "model")
+    assert same_weights(run / "best", kept) and not same_weights(run / "best", run / "model")
     assert json.loads((run / "summary.json").read_text())["evaluated_step"] == best["step"]
     assert any(f"the best validation was at step {best['step']}" in line for line in lines)
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
@@ -120,7 +98,9 @@ def test_a_resumed_run_has_the_same_history_and_the_same_best(base: str, tmp_pat
         file.write('{"step": 6, "val')
     quietly(made, resume=True)
     assert read_history(tmp_path / "run" / "validation.jsonl") == read_history(whole / "validation.jsonl")
-    assert same(tmp_path / "run" / "best", whole / "best") and same(tmp_path / "run" / "model", whole / "model")
+    assert same_weights(tmp_path / "run" / "best", whole / "best") and same_weights(
+        tmp_path / "run" / "model", whole / "model"
+    )
 
 
 @pytest.mark.parametrize("last_validation", [True, False])
@@ -137,7 +117,7 @@ def test_a_run_killed_after_its_last_update_trains_no_further(base: str, tmp_pat
         lines = (run / "validation.jsonl").read_text().splitlines(keepends=True)
         (run / "validation.jsonl").write_text("".join(lines[:-1]))
     lines = quietly(made, resume=True)
-    assert same(run / "model", whole / "model") and same(run / "best", whole / "best")
+    assert same_weights(run / "model", whole / "model") and same_weights(run / "best", whole / "best")
     for name in ("validation.jsonl", "metrics.jsonl"):
         assert (run / name).read_text() == (whole / name).read_text()
     assert json.loads((run / "summary.json").read_text())["steps"] == 5

@@ -93,9 +93,9 @@ def test_parquet_of_any_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("{", "line 3 of .* is not JSON"),
-        ("[1]", "line 3 of .* is not a JSON object"),
-        ("[" * 100_000, "line 3 of .* is not JSON"),
+        ("{", "r.*, line 3: is not JSON"),
+        ("[1]", "r.*, line 3: must be a JSON object, not list"),
+        ("[" * 100_000, "r.*, line 3: is not JSON"),
         ({"response": "x"}, "line 3 of .* names no problem: it needs one of problem, prompt, index"),
         ({"index": True, "response": "x"}, "names no problem"),
         ({"index": 3, "response": "x"}, "is none of the 3 problems"),

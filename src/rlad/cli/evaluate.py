@@ -32,70 +32,74 @@ GENERATION = (
 BATCH_SIZES = {"transformers": 64, "vllm": 2048, "server": 512}
 
 
+MODEL = typer.Argument(
+    help="A folder (of a model or a LoRA adapter), a hub id, embedded:student or embedded:teacher; with "
+    "--responses what made them.",
+    show_default=False,
+)
+TASK = typer.Option(help="A task's name, or YAML with options: '{name: ..., prompt: ...}'.", show_default=False)
+DATA = typer.Option(metavar="FILE", help="Problems to evaluate on; otherwise the task's own.")
+PEOPLE = typer.Option(help="Numbers of people, such as 2-8 or 2,4 (knights_knaves).")
+PUZZLES = typer.Option(min=1, help="How many problems.", show_default="the task's")
+SPLIT = typer.Option(help="test or validation.")
+SAMPLES = typer.Option(min=1, help="Responses to each problem.")
+PASS_AT = typer.Option(metavar="K,...", help="Show Pass@k for these k.", show_default="the samples")
+TEMPERATURE = typer.Option(min=0, help="0 takes the likeliest token.")
+TOP_P = typer.Option(min=0, max=1, help="Sample from this much of the probability.")
+MAX_NEW_TOKENS = typer.Option(min=1, help="Longest response.")
+BATCH_SIZE = typer.Option(min=1, help="Responses generated and kept at once.", show_default="64; vllm 2048; server 512")
+SEED = typer.Option(help="Of the sampling; the problems stay the same.")
+PROMPT_FORMAT = typer.Option(help="chat (the chat template) or raw (the text alone).")
+APPEND = typer.Option(metavar="TEXT", help="What every response starts with, such as '<think>\\n'.")
+TEMPLATE = typer.Option(metavar="YAML", help="Options of the chat template: '{enable_thinking: false}'.")
+DTYPE = typer.Option(help="auto, float32, bfloat16 or float16.", show_default="auto; float32 on a CPU")
+REVISION = typer.Option(help="Of the model on the hub.")
+BASE = typer.Option(help="The base model of an adapter, if not the one it names.")
+BACKEND = typer.Option(help="transformers, vllm, or server.")
+ENGINE = typer.Option(metavar="YAML", help="More arguments of vllm.LLM.")
+URL = typer.Option(help="http://host:port of --backend server.")
+SERVED_MODEL = typer.Option(help="What the server calls it, if it serves several.")
+API_KEY_ENV = typer.Option(metavar="NAME", help="Variable with the server's key.")
+RECORDS = typer.Option(metavar="FOLDER", help="Keep the responses there; after a kill, go on from them.")
+RESTART = typer.Option("--restart", help="Set that folder aside and begin anew.")
+RESPONSES = typer.Option(metavar="FILE", help="Score these (JSONL, Parquet, records) and generate nothing.")
+AGAINST = typer.Option(metavar="RUN", help="Compare in pairs with this result (JSON, or its records).")
+EXPORT = typer.Option(metavar="lm-eval FILE", help="Write samples in another program's format.")
+OUTPUT = typer.Option(metavar="FILE", help="Write everything as JSON; - for standard output.")
+
+
 def evaluate(
     context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A folder (of a model or a LoRA adapter), a hub id, embedded:student or embedded:teacher; with "
-            "--responses what made them.",
-            show_default=False,
-        ),
-    ] = "",
-    task: Annotated[
-        str, typer.Option(help="A task's name, or YAML with options: '{name: ..., prompt: ...}'.", show_default=False)
-    ] = "",
-    data: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Problems to evaluate on; otherwise the task's own.")
-    ] = None,
-    people: Annotated[str | None, typer.Option(help="Numbers of people, such as 2-8 or 2,4 (knights_knaves).")] = None,
-    puzzles: Annotated[int | None, typer.Option(min=1, help="How many problems.", show_default="the task's")] = None,
-    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
-    samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
-    pass_at: Annotated[
-        str | None, typer.Option(metavar="K,...", help="Show Pass@k for these k.", show_default="the samples")
-    ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.6,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample from this much of the probability.")] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 1024,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Responses generated and kept at once.", show_default="64; vllm 2048; server 512"),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampling; the problems stay the same.")] = 0,
-    prompt_format: Annotated[str, typer.Option(help="chat (the chat template) or raw (the text alone).")] = "chat",
-    append: Annotated[
-        str, typer.Option(metavar="TEXT", help="What every response starts with, such as '<think>\\n'.")
-    ] = "",
-    template: Annotated[
-        str, typer.Option(metavar="YAML", help="Options of the chat template: '{enable_thinking: false}'.")
-    ] = "",
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, float32, bfloat16 or float16.", show_default="auto; float32 on a CPU")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of the model on the hub.")] = None,
-    base: Annotated[str | None, typer.Option(help="The base model of an adapter, if not the one it names.")] = None,
-    backend: Annotated[str, typer.Option(help="transformers, vllm, or server.")] = "transformers",
-    engine: Annotated[str, typer.Option(metavar="YAML", help="More arguments of vllm.LLM.")] = "",
-    url: Annotated[str | None, typer.Option(help="http://host:port of --backend server.")] = None,
-    served_model: Annotated[str | None, typer.Option(help="What the server calls it, if it serves several.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(metavar="NAME", help="Variable with the server's key.")] = None,
-    records: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Keep the responses there; after a kill, go on from them.")
-    ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Set that folder aside and begin anew.")] = False,
-    responses: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Score these (JSONL, Parquet, records) and generate nothing.")
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Compare in pairs with this result (JSON, or its records).")
-    ] = None,
-    export: Annotated[
-        tuple[str, str] | None, typer.Option(metavar="lm-eval FILE", help="Write samples in another program's format.")
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write everything as JSON; - for standard output.")
-    ] = None,
+    model: Annotated[str, MODEL] = "",
+    task: Annotated[str, TASK] = "",
+    data: Annotated[str | None, DATA] = None,
+    people: Annotated[str | None, PEOPLE] = None,
+    puzzles: Annotated[int | None, PUZZLES] = None,
+    split: Annotated[str, SPLIT] = "test",
+    samples: Annotated[int, SAMPLES] = 1,
+    pass_at: Annotated[str | None, PASS_AT] = None,
+    temperature: Annotated[float, TEMPERATURE] = 0.6,
+    top_p: Annotated[float, TOP_P] = 0.95,
+    max_new_tokens: Annotated[int, MAX_NEW_TOKENS] = 1024,
+    batch_size: Annotated[int | None, BATCH_SIZE] = None,
+    seed: Annotated[int, SEED] = 0,
+    prompt_format: Annotated[str, PROMPT_FORMAT] = "chat",
+    append: Annotated[str, APPEND] = "",
+    template: Annotated[str, TEMPLATE] = "",
+    dtype: Annotated[str | None, DTYPE] = None,
+    revision: Annotated[str | None, REVISION] = None,
+    base: Annotated[str | None, BASE] = None,
+    backend: Annotated[str, BACKEND] = "transformers",
+    engine: Annotated[str, ENGINE] = "",
+    url: Annotated[str | None, URL] = None,
+    served_model: Annotated[str | None, SERVED_MODEL] = None,
+    api_key_env: Annotated[str | None, API_KEY_ENV] = None,
+    records: Annotated[str | None, RECORDS] = None,
+    restart: Annotated[bool, RESTART] = False,
+    responses: Annotated[str | None, RESPONSES] = None,
+    against: Annotated[str | None, AGAINST] = None,
+    export: Annotated[tuple[str, str] | None, EXPORT] = None,
+    output: Annotated[str | None, OUTPUT] = None,
 ) -> int:
     """Evaluate a model on a task: Mean@k and Pass@k with 95 % intervals, as a table and as JSON.
 
@@ -122,91 +126,86 @@ def evaluate(
     )
     other = None if against is None else load_run(against)
     spec = task_spec(task, data, people)
-    loaded = load_task(spec)
-    about: dict[str, Any] = {"model": model or responses, "command": _command()}
-    kept: dict[str, Any] = {"task": spec, "split": split}
+    run = _Run(
+        load_task(spec),
+        (split, puzzles),
+        {"model": model or responses, "command": _command()},
+        {"task": spec, "split": split},
+        (records, restart),
+    )
     if responses is not None:
         _check_nothing_generates(context)
-        examples = loaded.evaluation(split, puzzles)
-        store = _scored(loaded, examples, responses, records, restart, about, kept)
+        store = run.scored(responses)
     else:
         name = _model_name(model, revision, dtype, base)
         check_pass_at(ks, samples)
         settings.sampling.check(samples, settings.batch_size)
         open_backend = _backend(backend, name, _yaml("--engine", engine), url, served_model, api_key_env)
-        examples = loaded.evaluation(split, puzzles)
-        about["revision"] = name.which_weights()
-        kept |= {"backend": backend, "dtype": dtype}
-        store = _generated(loaded, examples, settings, records, restart, about, kept, open_backend)
+        store = run.generated(settings, name, backend, open_backend)
     evaluation = store.evaluation()
-    evaluation = dataclasses.replace(evaluation, settings={**about, **evaluation.settings})
-    evaluation = evaluation.with_pass_at(ks) if ks else evaluation
-    _report(evaluation, other, against, output)
+    evaluation = dataclasses.replace(evaluation, settings={**run.about, **evaluation.settings})
+    _report(evaluation.with_pass_at(ks) if ks else evaluation, other, against, output)
     if export is not None:
-        from rlad.evaluation.exchange import export_lm_eval
-
-        export_lm_eval(export[1], store.rows())
-        print(f"samples for lm-eval in {export[1]}", file=sys.stderr if output == "-" else sys.stdout)
+        _export(export[1], store, output)
     return 0
 
 
-def _generated(
-    task: Task,
-    examples: Sequence[Example],
-    settings: Settings,
-    records: str | None,
-    restart: bool,
-    about: dict[str, Any],
-    kept: dict[str, Any],
-    open_backend: Callable[[], Backend],
-) -> Store:
-    from rlad.evaluation.run import respond
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What is evaluated, whoever answers. problems: (split, how many). about: of the result, and `kept`: of the
+    settings, both for the reader. records: (folder, whether it is set aside first)."""
 
-    store = _store(task, examples, {**kept, **settings.to_json()}, about, records, restart)
-    respond(store, settings, open_backend, _progress if sys.stderr.isatty() else None)
-    return store
+    task: Task
+    problems: tuple[str, int | None]
+    about: dict[str, Any]
+    kept: dict[str, Any]
+    records: tuple[str | None, bool]
+
+    def generated(
+        self, settings: Settings, name: ModelName, backend: str, open_backend: Callable[[], Backend]
+    ) -> Store:
+        """The responses of a model, scored as they are made."""
+        from rlad.evaluation.run import respond
+
+        examples = self.task.evaluation(*self.problems)
+        self.about["revision"] = name.which_weights()
+        kept = {**self.kept, "backend": backend, "dtype": name.dtype, **settings.to_json()}
+        store = self._store(examples, kept)
+        respond(store, settings, open_backend, _progress if sys.stderr.isatty() else None)
+        return store
+
+    def scored(self, responses: str) -> Store:
+        """The responses in a file, scored."""
+        from rlad.evaluation.exchange import read_responses
+        from rlad.evaluation.run import score
+
+        examples = self.task.evaluation(*self.problems)
+        found = read_responses(responses, examples)
+        counts = [0] * len(examples)
+        for i, _ in found:
+            counts[i] += 1
+        store = self._store(examples, {**self.kept, "responses": responses, "samples": min(counts)}, len(found))
+        done = store.done()
+        places = [place for place in found if place not in done]
+        for start in range(0, len(places), BATCH_SIZES["server"]):
+            batch = places[start : start + BATCH_SIZES["server"]]
+            score(store, batch, [found[place] for place in batch])
+        return store
+
+    def _store(self, examples: Sequence[Example], settings: dict[str, Any], responses: int | None = None) -> Store:
+        from rlad.evaluation.store import Store, set_aside
+
+        folder, restart = self.records
+        if restart and folder is not None and (aside := set_aside(folder)):
+            print(f"{folder} is now {aside}", file=sys.stderr)
+        return Store(self.task, examples, settings, self.about, folder, responses)
 
 
-def _scored(
-    task: Task,
-    examples: Sequence[Example],
-    responses: str,
-    records: str | None,
-    restart: bool,
-    about: dict[str, Any],
-    kept: dict[str, Any],
-) -> Store:
-    from rlad.evaluation.exchange import read_responses
-    from rlad.evaluation.run import score
+def _export(path: str, store: Store, output: str | None) -> None:
+    from rlad.evaluation.exchange import export_lm_eval
 
-    found = read_responses(responses, examples)
-    counts = [0] * len(examples)
-    for i, _ in found:
-        counts[i] += 1
-    settings = {**kept, "responses": responses, "samples": min(counts)}
-    store = _store(task, examples, settings, about, records, restart, len(found))
-    done = store.done()
-    places = [place for place in found if place not in done]
-    for start in range(0, len(places), BATCH_SIZES["server"]):
-        batch = places[start : start + BATCH_SIZES["server"]]
-        score(store, batch, [found[place] for place in batch])
-    return store
-
-
-def _store(
-    task: Task,
-    examples: Sequence[Example],
-    settings: dict[str, Any],
-    about: dict[str, Any],
-    records: str | None,
-    restart: bool,
-    responses: int | None = None,
-) -> Store:
-    from rlad.evaluation.store import Store, set_aside
-
-    if restart and records is not None and (aside := set_aside(records)):
-        print(f"{records} is now {aside}", file=sys.stderr)
-    return Store(task, examples, settings, about, records, responses)
+    export_lm_eval(path, store.rows())
+    print(f"samples for lm-eval in {path}", file=sys.stderr if output == "-" else sys.stdout)
 
 
 def _backend(

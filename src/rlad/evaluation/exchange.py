@@ -16,6 +16,7 @@ from rlad.evaluation.generate import Place
 from rlad.evaluation.problems import problem_id
 from rlad.files import whole_file
 from rlad.tasks.base import Example
+from rlad.tasks.custom import read_json_lines
 
 TEXTS = ("response", "responses", "resps")
 NAMES = ("problem", "prompt", "index", "doc_id", "order")
@@ -109,7 +110,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     elif path.suffix == ".parquet":
         rows = _in_order(_parquet(path))
     else:
-        yield from _json_lines(path)
+        for number, row in read_json_lines(path):
+            yield f"line {number} of {path}", row
         return
     for number, row in enumerate(rows):
         yield f"row {number} of {path}", row
@@ -131,24 +133,6 @@ def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise RladError(f"{path} is not a whole Parquet file: {' '.join(str(error).split())}") from None
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                where = f"line {number} of {path}"
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise RladError(f"{where} is not JSON: {error}") from None
-                if not isinstance(row, dict):
-                    raise RladError(f"{where} is not a JSON object")
-                yield where, row
-    except (OSError, UnicodeDecodeError) as error:
-        raise RladError(f"cannot read {path}: {error}") from None
 
 
 _BESIDE = ("tokens", "truncated", "finish_reason")

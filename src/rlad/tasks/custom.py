@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -133,24 +133,28 @@ def read_prompts(path: str | os.PathLike[str]) -> list[Example]:
     return examples
 
 
-def read_json_lines(path: str | os.PathLike[str]) -> list[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of every line that is not blank. Raises RladError for a line that is no object."""
+def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object) of every line that is not blank, as they are read.
+
+    Raises RladError for a file that cannot be read and a line that is no object.
+    """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        with Path(path).open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _json_object(line, f"{path}, line {number}")
     except (OSError, UnicodeDecodeError) as error:
         raise RladError(f"cannot read {path}: {error}") from None
-    rows: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RladError(f"{path}, line {number}: is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise RladError(f"{path}, line {number}: must be a JSON object, not {type(row).__name__}")
-        rows.append((number, row))
-    return rows
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RladError(f"{where}: is not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise RladError(f"{where}: must be a JSON object, not {type(row).__name__}")
+    return row
 
 
 def messages_of(prompt: Any, where: str) -> list[dict[str, str]]:
