@@ -12,10 +12,10 @@ seed: 0
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -25,11 +25,10 @@ from rlad.errors import RladError
 from rlad.trainer.config import (
     SAID_ELSEWHERE,
     RecipeError,
+    RecipeFile,
     expanded,
     field_default,
     field_problems,
-    find_recipe,
-    read_recipe,
     task_problems,
 )
 from rlad.trainer.messages import model_problems
@@ -85,7 +84,7 @@ class SftSpec(Section):
 MAKING = ("problems", "samples", "per_problem", "temperature", "top_p", "batch_size", "seed", "backend")
 
 
-class SftRecipe(Section):
+class SftRecipe(RecipeFile):
     """A recipe that has passed every check. Make one with `SftRecipe.resolve` or `SftRecipe.from_mapping`."""
 
     model: StudentSpec
@@ -100,15 +99,7 @@ class SftRecipe(Section):
     SECTIONS: ClassVar[dict[str, type[BaseModel]]] = {"model": StudentSpec, "evaluate": EvaluateSpec, "sft": SftSpec}
 
     @classmethod
-    def resolve(cls, reference: str, overrides: Sequence[str] = ()) -> SftRecipe:
-        """Read a recipe file, apply dotted overrides, and check it. Raises RladError with everything wrong in it."""
-        path = find_recipe(reference)
-        data = read_recipe(path, overrides)
-        data.setdefault("output", f"runs/{path.parent.name if path.name == 'recipe.yaml' else path.stem}")
-        return cls.from_mapping(data)
-
-    @classmethod
-    def from_mapping(cls, data: Mapping[str, Any]) -> SftRecipe:
+    def from_mapping(cls, data: Mapping[str, Any]) -> Self:
         """Check plain data, shorthands allowed. Raises RladError with everything that is wrong at once."""
         if "method" in data:
             raise RladError("method: is for rlad train; a recipe of rlad sft says `sft` in its place")

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -84,7 +84,27 @@ class RecipeError(RladError):
         super().__init__(self.problems[0] + (f" (and {more} more: `rlad check` lists them all)" if more else ""))
 
 
-class Recipe(Section):
+class RecipeFile(Section):
+    """What both kinds of recipe have in common: they are read from a file, with overrides."""
+
+    @classmethod
+    def resolve(cls, reference: str, overrides: Sequence[str] = ()) -> Self:
+        """Read a packaged recipe by name, or a recipe file by path, apply dotted overrides, and check it.
+
+        Raises RladError for a recipe that is not there or is not YAML, and RecipeError with everything wrong in it.
+        """
+        path = find_recipe(reference)
+        data = read_recipe(path, overrides)
+        data.setdefault("output", f"runs/{path.parent.name if path.name == 'recipe.yaml' else path.stem}")
+        return cls.from_mapping(data)
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> Self:
+        """Check plain data."""
+        raise NotImplementedError
+
+
+class Recipe(RecipeFile):
     """A recipe that has passed every check. Make one with `Recipe.resolve` or `Recipe.from_mapping`."""
 
     model: StudentSpec
@@ -103,18 +123,7 @@ class Recipe(Section):
     }
 
     @classmethod
-    def resolve(cls, reference: str, overrides: Sequence[str] = ()) -> Recipe:
-        """Read a packaged recipe by name, or a recipe file by path, apply dotted overrides, and check it.
-
-        Raises RladError for a recipe that is not there or is not YAML, and RecipeError with everything wrong in it.
-        """
-        path = find_recipe(reference)
-        data = read_recipe(path, overrides)
-        data.setdefault("output", f"runs/{path.parent.name if path.name == 'recipe.yaml' else path.stem}")
-        return cls.from_mapping(data)
-
-    @classmethod
-    def from_mapping(cls, data: Mapping[str, Any]) -> Recipe:
+    def from_mapping(cls, data: Mapping[str, Any]) -> Self:
         """Check plain data, shorthands allowed. Raises RecipeError with everything that is wrong at once."""
         data = {key: expanded(key, value) for key, value in data.items()}
         teacher, problems = read_teacher(data.get("teacher"))
