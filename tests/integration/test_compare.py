@@ -92,6 +92,15 @@ def test_a_study_from_its_sweep_to_its_report(folder: Path, capsys: pytest.Captu
     assert report["paired"][0]["seeds"] == 2 and report["paired"][0]["problems"] == 4
 
 
+def test_one_seed_of_a_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study(folder, cells=CELLS[:1])
+    assert main(["compare", "mine.yaml", "--workers", "0", "--seed", "7"]) == 2
+    assert "mine.yaml has no seed 7: its seeds are 1, 2" in capsys.readouterr().err
+    assert main(["compare", "mine.yaml", "--workers", "0", "--seed", "2"]) == 0
+    assert [path.stem for path in (folder / "results" / "mine").glob("*.json") if "seed" in path.stem] == ["grpo-seed2"]
+    assert "1 of 2 cells are finished" in (folder / "results" / "mine" / "README.md").read_text()
+
+
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after a step: the same cell as an undisturbed one, and the first step is not made again."""
     made = study(folder, cells=CELLS[:1], seeds=[1], budget={"steps": 3})

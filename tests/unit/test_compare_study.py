@@ -156,6 +156,10 @@ def test_what_is_missing_and_what_the_sweep_chooses(tmp_path: Path) -> None:
     # Seed by seed, so that all methods grow together.
     assert [(c.label[:4], c.seed) for c in cells] == [("grpo", 1), ("rlad", 1), ("rlad", 1), ("grpo", 2), ("rlad", 2), ("rlad", 2)]  # fmt: skip  # noqa: E501
     assert [cell.label for cell in missing(made, results, only="grpo")[1]] == ["grpo", "grpo"]
+    assert [(c.label, c.seed) for c in missing(made, results, only="grpo", seeds=[2])[1]] == [("grpo", 2)]
+    assert len(missing(made, results, seeds=[2])[0]) == 2  # the sweep has a seed of its own
+    with pytest.raises(RladError, match="has no seed 7: its seeds are 1, 2"):
+        missing(made, results, seeds=[1, 7])
     finish(results, trials[0], after=0.4)
     assert chosen_row(made, made.rows[3], results) is None
     finish(results, trials[1], after=0.6)

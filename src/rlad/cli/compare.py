@@ -16,6 +16,7 @@ def compare(
     results: Annotated[str, typer.Option(metavar="DIR", help="Where finished cells are kept.")] = "results",
     runs: Annotated[str, typer.Option(metavar="DIR", help="Where runs are kept.")] = "runs",
     only: Annotated[str, typer.Option(metavar="TEXT", help="Run only cells with this in their name.")] = "",
+    seed: Annotated[list[int] | None, typer.Option(help="Run only this seed of the study; may be repeated.")] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Print what is missing, and run nothing.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Write the tables of what is there, and run nothing.")] = False,
     commit: Annotated[bool, typer.Option("--commit", help="Commit each finished cell to git.")] = False,
@@ -26,17 +27,18 @@ def compare(
     from rlad.compare.run import Options, missing, run_study
     from rlad.compare.study import Study
 
+    seeds = tuple(seed or ())
     loaded = Study.load(study)
     found = Results(results, loaded.name)
     if list_only:
-        for cells in missing(loaded, found, only):
+        for cells in missing(loaded, found, only, seeds):
             for cell in cells:
                 print(f"{cell.label}, seed {cell.seed}")
         return 0
     status = 0
     if not table:
         status = run_study(
-            loaded, Options(results, runs, workers, threads, only, commit), lambda line: print(line, flush=True)
+            loaded, Options(results, runs, workers, threads, only, seeds, commit), lambda line: print(line, flush=True)
         )
     print("\n" + report(loaded, found))
     print(f"\nWritten: {found.root / loaded.name / 'README.md'}")

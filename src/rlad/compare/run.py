@@ -23,13 +23,15 @@ _COMMIT = threading.Lock()
 @dataclass(frozen=True)
 class Options:
     """results, runs: folders. workers: processes at a time; 0 runs the cells in this one. only: cells with this in
-    their name. commit: put each finished cell into git."""
+    their name. seeds: cells of these seeds alone (trials have a seed of their own, and are always run); () for all of
+    the study. commit: put each finished cell into git."""
 
     results: str = "results"
     runs: str = "runs"
     workers: int = 1
     threads: int = 1
     only: str = ""
+    seeds: tuple[int, ...] = ()
     commit: bool = False
 
 
@@ -46,8 +48,13 @@ def chosen_row(study: Study, row: Row, results: Results) -> Row | None:
     return row.at(row.points[best])
 
 
-def missing(study: Study, results: Results, only: str = "") -> tuple[list[Cell], list[Cell]]:
-    """(trials, cells) that are not there yet; cells of a row whose trials are missing are not among them."""
+def missing(study: Study, results: Results, only: str = "", seeds: Sequence[int] = ()) -> tuple[list[Cell], list[Cell]]:
+    """(trials, cells) that are not there yet; cells of a row whose trials are missing are not among them.
+
+    Raises RladError for a seed that the study does not have.
+    """
+    if other := sorted(set(seeds) - set(study.spec.seeds)):
+        raise RladError(f"{study.path} has no seed {other[0]}: its seeds are {', '.join(map(str, study.spec.seeds))}")
     trials: dict[str, Cell] = {}
     cells: list[Cell] = []
     for row in study.rows:
@@ -57,7 +64,8 @@ def missing(study: Study, results: Results, only: str = "") -> tuple[list[Cell],
         if chosen is None:
             trials |= {cell.digest: cell for cell in study.trials(row) if results.find(cell) is None}
         else:
-            cells += [cell for cell in study.cells(chosen) if results.find(cell) is None]
+            wanted = [cell for cell in study.cells(chosen) if not seeds or cell.seed in seeds]
+            cells += [cell for cell in wanted if results.find(cell) is None]
     by_seed = {seed: i for i, seed in enumerate(study.spec.seeds)}
     return list(trials.values()), sorted(cells, key=lambda cell: by_seed[cell.seed])
 
@@ -66,9 +74,10 @@ def run_study(study: Study, options: Options, say: Say) -> int:
     """Run what is missing. Returns 0, 1 when a cell failed, 130 when it was stopped; what is finished stays."""
     results = Results(options.results, study.name)
     failed = 0
+    missing(study, results, options.only, options.seeds)  # a wrong seed is said before anything is taken over
     _adopt(study, results, options, say)
     for phase in ("trials", "cells"):
-        todo = missing(study, results, options.only)[phase == "cells"]
+        todo = missing(study, results, options.only, options.seeds)[phase == "cells"]
         if todo:
             say(f"{phase} to run: {len(todo)}, {max(1, options.workers)} at a time")
         statuses = _run_all(study, todo, results, options, say)
