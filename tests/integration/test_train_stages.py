@@ -17,6 +17,7 @@ from letters_task import same_weights
 from rlad.errors import RladError
 from rlad.trainer.config import Recipe
 from rlad.trainer.run import train
+from rlad.trainer.session import NOT_BETTER
 
 
 @pytest.fixture
@@ -71,6 +72,15 @@ def test_an_interrupted_run_goes_on_where_it_was(made: Recipe, tmp_path: Path) -
     (run / "stage-3" / "summary.json").unlink()
     assert train(made, resume=True, emit=lines.append) == 0
     assert same_weights(run / "stage-3" / "model", whole / "stage-3" / "model")
+    # When all is done, going on says again how it ended.
+    path = run / "stage-3" / "summary.json"
+    summary = json.loads(path.read_text())
+    for low, status in ((0.1, 0), (0.0, NOT_BETTER)):
+        summary["gain"][-1]["low"] = low
+        path.write_text(json.dumps(summary))
+        asked = made.model_copy(update={"evaluate": made.evaluate.model_copy(update={"require_improvement": True})})
+        (run / "recipe.yaml").write_text(asked.to_yaml())
+        assert train(asked, resume=True, emit=lines.append) == status
 
 
 @pytest.mark.slow

@@ -110,6 +110,35 @@ def test_a_schedule_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(RLAD, "log_ratio", spy)
     trained(tmp_path, RLADSchedule(start=0.2, end=1.0), max_steps=4)
     assert seen == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    seen.clear()
-    trained(tmp_path / "other", OPDThenGRPO(), max_steps=2)
-    assert seen == []
+
+
+class Counting:
+    """A teacher that counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def score(self, prompts: Any, responses: Any) -> list[Tensor]:
+        self.asked += 1
+        return [torch.full((len(response),), -1.0) for response in responses]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "times"),
+    [
+        (OPDThenGRPO(switch=0.5), {}, 2),  # progress 0 and 1/4
+        (OPDThenGRPO(switch=0.6), {}, 3),
+        (OPDThenGRPO(switch=0.5), {"num_iterations": 2}, 1),  # rollouts at steps 0 and 2
+        (OPDThenGRPO(switch=0.6), {"num_iterations": 2}, 2),  # step 2 of 4 is still OPD's, and so are its rollouts
+        (RLADSchedule(end=1.0), {}, 4),  # alpha is below 1 until the end
+    ],
+)
+def test_a_schedule_that_is_done_with_its_teacher_asks_no_more(
+    method: Method, options: dict[str, Any], times: int, tmp_path: Path
+) -> None:
+    teacher = Counting()
+    trainer = trained(tmp_path, method, teacher=teacher, max_steps=4, **options)[0]
+    assert teacher.asked == times
+    assert ["rlad/student_minus_teacher" in row for row in trainer.state.log_history if "rlad/ratio" in row] == [
+        step < times * options.get("num_iterations", 1) for step in range(4)
+    ]

@@ -295,7 +295,7 @@ class OPD(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class OPDThenGRPO(_Schedule):
-    """OPD until the fraction `switch` of the training steps is done, then GRPO (arXiv 2609.04108).
+    """OPD until the fraction `switch` of the training steps is done, then GRPO and no teacher (arXiv 2609.04108).
 
     A schedule: `at(progress)` is the method in force, and the only thing to train with. The default switch is ours.
     """

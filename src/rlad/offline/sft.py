@@ -23,7 +23,7 @@ from rlad.report.curve import learning_curve, read_metrics
 from rlad.trainer.progress import MetricsFile, StepLine, StopAtBoundary
 from rlad.trainer.saving import NothingLeft, last_checkpoint, mark_whole
 from rlad.trainer.sections import LocalTeacherSpec, ServerSpec, trained_by
-from rlad.trainer.session import INTERRUPTED, begin, load_student, quiet, speaker, status, train_and_evaluate
+from rlad.trainer.session import INTERRUPTED, begin, exit_status, load_student, quiet, speaker, train_and_evaluate
 
 if TYPE_CHECKING:
     from rlad.evaluation.generate import Backend
@@ -256,4 +256,4 @@ def _train(
         learning_curve({"sft": [metrics]}, output / "learning_curve.png", "loss", "sft: training loss")
     write_json(output / "summary.json", summary)
     say(f"\n{done.steps} steps in {done.seconds:.0f} s. Written to {output}: the student in model, and summary.json")
-    return status(recipe, better, say)
+    return exit_status(recipe, better, say)

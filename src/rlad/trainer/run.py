@@ -19,10 +19,10 @@ from rlad.trainer.session import (
     INTERRUPTED,
     Trained,
     begin,
+    exit_status,
     load_student,
     quiet,
     speaker,
-    status,
     train_and_evaluate,
     validation_task,
 )
@@ -221,7 +221,7 @@ def _finish(recipe: Recipe, output: Path, done: Trained, say: Callable[[str], No
     ):
         if (output / name).exists():
             say(f"  {output / name}  ({what})")
-    return status(recipe, better, say)
+    return exit_status(recipe, better, say)
 
 
 def _report(output: Path, say: Callable[[str], None]) -> None:

@@ -51,10 +51,16 @@ class Trained:
             return True
         summary["gain"] = compare(self.before, self.after)
         say("\n" + gain_table(self.after.difficulty_name, summary["gain"]))
-        return bool(summary["gain"][-1]["low"] > 0)
+        return better(summary)
 
 
-def status(recipe: Any, better: bool, say: Callable[[str], None]) -> int:
+def better(summary: Mapping[str, Any]) -> bool:
+    """Whether the interval of the accuracy gained in a run's summary is above 0; True where nothing was evaluated."""
+    gain = summary.get("gain")
+    return not gain or bool(gain[-1]["low"] > 0)
+
+
+def exit_status(recipe: Any, better: bool, say: Callable[[str], None]) -> int:
     """The exit status of a finished run."""
     if recipe.evaluate is None or not recipe.evaluate.require_improvement or better:
         return 0

@@ -11,6 +11,7 @@ A stage says what differs from the recipe around it. The optimiser and its sched
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
     from rlad.tasks import load_task
     from rlad.trainer.run import check_same_recipe, train
     from rlad.trainer.saving import last_checkpoint
-    from rlad.trainer.session import INTERRUPTED, begin, first_process, set_aside, validation_task
+    from rlad.trainer.session import INTERRUPTED, begin, better, exit_status, first_process, set_aside, validation_task
 
     for index in range(len(recipe.stages)):
         stage = stage_recipe(recipe, index)
@@ -82,7 +83,10 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
         stage = stage_recipe(recipe, index, model)
         folder = Path(stage.output)
         # Without `resume` all is new, whatever another process still sees of a run that is being set aside.
-        if not (resume and (folder / "summary.json").is_file()):
+        if resume and (folder / "summary.json").is_file():
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            status = exit_status(stage, better(summary), say)
+        else:
             say(f"stage {index + 1} of {len(recipe.stages)}: {describe(recipe.stages[index])}")
             again = resume and last_checkpoint(folder / "checkpoints") is not None
             if not again and first_process():

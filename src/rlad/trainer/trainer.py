@@ -23,6 +23,7 @@ from trl import GRPOTrainer
 from rlad.errors import RladError
 from rlad.models import resolve
 from rlad.objectives import (
+    Method,
     group_advantages,
     objective_terms,
     spread_spans,
@@ -169,10 +170,20 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
                 if recorded:
                     recorder.begin(self, made)
                 del batch[REWARDS]
-        if self.teacher is not None:
+        if self.teacher is not None and self._teacher_is_asked():
             with self._timers.part("teacher"):
                 self._add_teacher(batch, made.inputs)
         return batch
+
+    def _teacher_is_asked(self) -> bool:
+        """Whether any method in force before the next rollouts needs it: a schedule may be done with its teacher."""
+        # One more than a generation's updates: an update may begin in the middle of a generation.
+        updates = self.args.steps_per_generation * self.num_iterations // self.args.gradient_accumulation_steps + 1
+        return any(self._method_after(ahead).needs_teacher for ahead in range(updates))
+
+    def _method_after(self, updates: int) -> Method:
+        """The method in force `updates` from now."""
+        return self.method.at(min(1.0, (self.state.global_step + updates) / max(1, self.state.max_steps)))
 
     def rollouts(self, inputs: list[dict[str, Any]]) -> tuple[Rollouts, Tensor]:
         """TRL's batch with the advantages of Eq. 1, and which groups of all processes have none: (groups,) bool."""
@@ -282,7 +293,7 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
             teacher = spread_spans(logps if old is None else old, teacher, batch["teacher_spans"], mask)
         right = {name: batch.get(name) for name in ("correct", "group_wrong")}
         signals = token_signals(logps, old, teacher, batch["advantages"], mask, teacher_ok=usable, **right)
-        method = self.method.at(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
+        method = self._method_after(0)
         terms = objective_terms(method, signals)
         batch["old_per_token_logps"], batch["advantages"] = signals.logps, terms.objective
         self._log_terms(signals, terms)
