@@ -187,6 +187,25 @@ def test_bars_of_one_seed_have_no_interval_and_others_end_at_the_limits() -> Non
     assert all((point["low"], point["high"]) == (0.0, 1.0) for point in bars(cell(1, 0.3), cell(2, 0.7)))
 
 
+def test_a_grid_of_numbers_is_drawn_by_value() -> None:
+    def at(family: str, grid: dict[str, Any], *after: float) -> Group:
+        return Group(f"{family} {grid}", [cell(i, a) for i, a in enumerate(after, 1)], 3, {}, family, grid)
+
+    grpo = group("grpo", cell(1, 0.3), cell(2, 0.5))  # mean .4
+    # Not in the order of their values, and of two cells of the study with one name.
+    groups = [grpo, at("rlad", {"method.alpha": 0.7}, 0.5), at("rlad", {"method.alpha": 0.1}, 0.2, 0.4),
+              at("rlad", {"method.alpha": 0.4}, 0.6), at("rlad", {"method.alpha": 0.9})]  # fmt: skip
+    (panel,) = charts.value_chart(groups, "grpo").to_dict()["hconcat"]
+    line, dots, rule = (layer["data"]["values"] for layer in panel["layer"])
+    assert line == [{"x": 0.1, "y": pytest.approx(0.3)}, {"x": 0.4, "y": 0.6}, {"x": 0.7, "y": 0.5}]
+    assert dots == [{"x": 0.1, "y": 0.2}, {"x": 0.1, "y": 0.4}, {"x": 0.4, "y": 0.6}, {"x": 0.7, "y": 0.5}]
+    assert rule == [{"y": pytest.approx(0.4)}] and "grpo" in panel["title"]
+    # Two values are no line; a word, a switch or two numbers at once are no axis.
+    assert charts.value_chart(groups[:3], "grpo") is None
+    for grid in ({"x": "a"}, {"x": True}, {"x": 1, "y": 2}):
+        assert charts.value_chart([at("rlad", grid, 0.1), at("rlad", grid, 0.2), at("rlad", grid, 0.3)]) is None
+
+
 def test_charts_leave_out_what_nothing_is_known_of(tmp_path: Path) -> None:
     assert charts.draw([group("old", cell(1, 0.5, curve=[{"step": 1, "accuracy": 0.1}]))], tmp_path) == [
         "by-step", "by-difficulty",

@@ -1,4 +1,5 @@
-"""The pictures of a study, each as PNG and SVG: learning by step and by the clock, Pass@k, difficulty, tokens."""
+"""The pictures of a study, each as PNG and SVG: learning by step and by the clock, Pass@k, difficulty, the values
+of a grid, tokens."""
 
 from __future__ import annotations
 
@@ -12,11 +13,12 @@ from rlad.evaluation.metrics import mean_interval
 from rlad.report.curve import band, learning_curve, save, smoothed
 
 SUFFIXES = (".png", ".svg")
+LEAST_VALUES = 3
 GRID = 40  # places at which the curves of seeds by the clock are read
 
 
-def draw(groups: Sequence[Group], folder: Path) -> list[str]:
-    """Write every chart that the cells have something for; their names, without the suffix."""
+def draw(groups: Sequence[Group], folder: Path, baseline: str = "") -> list[str]:
+    """Write every chart that the cells have something for; their names, without the suffix. baseline: a label."""
     made = []
     runs = {group.name: [cell.curve for cell in group.cells] for group in groups}
     runs = {label: curves for label, curves in runs.items() if any(_has(rows, "accuracy") for rows in curves)}
@@ -28,6 +30,7 @@ def draw(groups: Sequence[Group], folder: Path) -> list[str]:
         made += _save(chart, folder, "by-clock")
     made += _save(pass_chart(groups), folder, "pass-at-k")
     made += _save(difficulty_chart(groups), folder, "by-difficulty")
+    made += _save(value_chart(groups, baseline), folder, "by-value")
     made += _save(token_chart(groups), folder, "tokens")
     return made
 
@@ -112,6 +115,44 @@ def difficulty_chart(groups: Sequence[Group]) -> Any:
         .encode(y="low:Q", y2="high:Q", color=alt.value("black"))
     )
     return (bars + rules).properties(width=560, height=320, title="Accuracy by difficulty")
+
+
+def value_chart(groups: Sequence[Group], baseline: str = "") -> Any:
+    """Accuracy over the number that a grid varies, a panel for each of at least LEAST_VALUES: a dot a seed, a line
+    through the means, and dashed the mean of the baseline. None where no grid varies a number alone."""
+    import altair as alt
+
+    panels = []
+    base = [value for group in groups if group.label == baseline for value in group.values("after")]
+    for (family, key), found in _numeric_grids(groups).items():
+        dots = [{"x": x, "y": value} for x, group in found for value in group.values("after")]
+        means = [{"x": x, "y": math.fsum(v) / len(v)} for x, group in found if (v := group.values("after"))]
+        if len(means) < LEAST_VALUES:
+            continue
+        axes = {
+            "x": alt.X("x:Q", title=key, scale=alt.Scale(zero=False)),
+            "y": alt.Y("y:Q", title="accuracy", scale=alt.Scale(zero=False)),
+        }
+        layers = [
+            alt.Chart(alt.Data(values=means)).mark_line().encode(**axes),
+            alt.Chart(alt.Data(values=dots)).mark_point(filled=True, size=40, opacity=0.7).encode(**axes),
+        ]
+        if base:
+            mean = alt.Data(values=[{"y": math.fsum(base) / len(base)}])
+            layers.append(alt.Chart(mean).mark_rule(strokeDash=[4, 4], color="gray").encode(y="y:Q"))
+        title = family + (f" (dashed: {baseline})" if base else "")
+        panels.append(alt.layer(*layers).properties(width=420, height=280, title=title))
+    return alt.hconcat(*panels) if panels else None
+
+
+def _numeric_grids(groups: Sequence[Group]) -> dict[tuple[str, str], list[tuple[float, Group]]]:
+    """(family, key) -> its groups in the order of their values, where one number is all that tells them apart."""
+    found: dict[tuple[str, str], list[tuple[float, Group]]] = {}
+    for group in groups:
+        values = list(group.grid.items())
+        if len(values) == 1 and isinstance(values[0][1], (int, float)) and not isinstance(values[0][1], bool):
+            found.setdefault((group.family, values[0][0]), []).append((values[0][1], group))
+    return {name: sorted(each, key=lambda pair: pair[0]) for name, each in found.items()}
 
 
 def token_chart(groups: Sequence[Group]) -> Any:

@@ -17,6 +17,7 @@ TITLES = {
     "by-clock": "Training accuracy by time",
     "pass-at-k": "Pass@k",
     "by-difficulty": "Accuracy by difficulty",
+    "by-value": "Accuracy by value",
     "tokens": "Tokens over training",
 }
 
@@ -33,7 +34,7 @@ def report(study: Study, results: Results, charts: bool = True) -> str:
     if charts:
         from rlad.compare.charts import draw
 
-        pictures = draw(groups, folder / "charts")
+        pictures = draw(groups, folder / "charts", study.baseline)
     commits = sorted({str(cell.data.get("commit")) for group in groups for cell in group.cells})
     wanted = sum(group.wanted for group in groups)
     head = [f"# {study.name}", study.spec.about.strip(), f"    rlad compare {study.path}"]
@@ -53,7 +54,8 @@ def gather(study: Study, results: Results) -> tuple[list[Group], list[dict[str, 
         sweeps += _trials(study, row, chosen, results)
         seeds = 1 if row.spec.once else len(study.spec.seeds)
         cells = [] if chosen is None else [found for cell in study.cells(chosen) if (found := results.find(cell))]
-        groups.append(Group(row.label, cells, seeds, {} if chosen is None else chosen.chosen or {}))
+        point = {} if chosen is None else chosen.chosen or {}
+        groups.append(Group(row.label, cells, seeds, point, row.spec.name, row.grid))
     return groups, sweeps
 
 

@@ -123,11 +123,13 @@ class Cell:
 class Row:
     """A row of the tables: its cells, one a seed, or the trials that must be there before it has any.
 
-    points: what each trial sets, beside `trials`. chosen: the point that won, {} without a sweep.
+    grid: its values of the grids. points: what each trial sets, beside `trials`. chosen: the point that won, {} without
+    a sweep.
     """
 
     label: str
     spec: CellSpec
+    grid: Mapping[str, Any]
     settings: Mapping[str, Any]
     points: Sequence[Mapping[str, Any]]
     chosen: Mapping[str, Any] | None
@@ -278,6 +280,7 @@ def _rows(spec: StudySpec, cell: CellSpec) -> list[Row]:
         Row(
             label=" ".join(filter(None, (cell.name, shown(values)))),
             spec=cell,
+            grid=values,
             settings={**(spec.set if cell.recipe is None else {}), **cell.set, **values},
             points=points,
             chosen=None if points else {},

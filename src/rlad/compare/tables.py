@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlad.compare.cells import Finished
@@ -26,12 +26,17 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Group:
-    """A row of the tables. cells: its finished ones, one a seed, in the order of seeds. wanted: how many it needs."""
+    """A row of the tables. cells: its finished ones, one a seed, in the order of seeds. wanted: how many it needs.
+
+    family: the name that the rows of one grid share. grid: its place there.
+    """
 
     label: str
     cells: Sequence[Finished]
     wanted: int
     chosen: Mapping[str, Any]
+    family: str = ""
+    grid: Mapping[str, Any] = field(default_factory=dict)
 
     def values(self, when: str, difficulty: str | None = None) -> list[float]:
         """Accuracy of each seed that has it."""
