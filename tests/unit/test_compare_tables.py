@@ -62,7 +62,7 @@ def test_an_evaluated_model_has_no_before() -> None:
     rows = tables.accuracy_rows([group("teacher", cell(1, 0.9, before=None), wanted=1)])
     assert [row["label"] for row in rows] == ["teacher"] and rows[0]["gain"] is None
     text = tables.markdown([group("teacher", cell(1, 0.9, before=None), wanted=1)], "teacher")
-    assert "| teacher | 1 | 90.0 % | - | - |" in text
+    assert "| teacher | 1 | 90.0 % | - | - | - |" in text
 
 
 def test_pairs_by_seed_and_by_problem() -> None:
@@ -106,6 +106,25 @@ def test_pass_at_k() -> None:
 
 def steps(*values: float, **constant: float) -> list[dict[str, float]]:
     return [{"step": i, "accuracy": v, "seconds": 10.0 * i, **constant} for i, v in enumerate(values, 1)]
+
+
+def test_training_accuracy_is_of_the_second_half_of_the_steps() -> None:
+    # Of five steps the last three: (.3 + .5 + .7) / 3 = .5; of four the last two: (.2 + .4) / 2 = .3
+    five, four = steps(0.9, 0.9, 0.3, 0.5, 0.7), steps(0.9, 0.9, 0.2, 0.4)
+    assert tables.training_accuracy(cell(1, 0.5, curve=five)) == pytest.approx(0.5)
+    assert tables.training_accuracy(cell(1, 0.5, curve=[{"step": 1, "loss": 1.0}, *four])) == pytest.approx(0.3)
+    assert tables.training_accuracy(cell(1, 0.5)) is None  # supervised
+    base = group("grpo", cell(1, 0.5, curve=four), cell(2, 0.5, curve=four))
+    ours = group("rlad", cell(2, 0.5, curve=steps(0.6, 0.7)), cell(1, 0.5, curve=five))
+    none = group("sft", cell(1, 0.5), cell(2, 0.5))
+    rows = {row["label"]: row for row in tables.accuracy_rows([base, ours, none])}
+    assert rows["rlad"]["training"][0] == pytest.approx((0.5 + 0.7) / 2) and rows["sft"]["training"] is None
+    # By seed: .5 - .3, .7 - .3: mean .3, sd .1414, half T1 * .1
+    rlad, sft = tables.paired_rows([base, ours, none], "grpo")
+    assert rlad["training"] == pytest.approx((0.3, 0.3 - T1 * 0.1, 0.3 + T1 * 0.1)) and sft["training"] is None
+    text = tables.markdown([base, ours, none], "grpo")
+    assert "| +0.0 (+0.0 to +0.0) | - | - | - | - | +30.0 (-97.1 to +157.1) |" in text
+    assert "| 30.0 % (30.0 % to 30.0 %) |" in text
 
 
 def test_seconds_by_part_leave_the_first_step_out() -> None:
@@ -195,11 +214,16 @@ def test_a_grid_of_numbers_is_drawn_by_value() -> None:
     # Not in the order of their values, and of two cells of the study with one name.
     groups = [grpo, at("rlad", {"method.alpha": 0.7}, 0.5), at("rlad", {"method.alpha": 0.1}, 0.2, 0.4),
               at("rlad", {"method.alpha": 0.4}, 0.6), at("rlad", {"method.alpha": 0.9})]  # fmt: skip
-    (panel,) = charts.value_chart(groups, "grpo").to_dict()["hconcat"]
+    (panel,) = charts.value_chart(groups, "grpo").to_dict()["concat"]  # nothing is known of training
     line, dots, rule = (layer["data"]["values"] for layer in panel["layer"])
     assert line == [{"x": 0.1, "y": pytest.approx(0.3)}, {"x": 0.4, "y": 0.6}, {"x": 0.7, "y": 0.5}]
     assert dots == [{"x": 0.1, "y": 0.2}, {"x": 0.1, "y": 0.4}, {"x": 0.4, "y": 0.6}, {"x": 0.7, "y": 0.5}]
     assert rule == [{"y": pytest.approx(0.4)}] and "grpo" in panel["title"]
+    trained = [at("rlad", {"method.alpha": a}, 0.5) for a in (0.1, 0.5, 0.9)]
+    for one in trained:
+        one.cells[0].data["curve"] = steps(0.0, one.grid["method.alpha"])
+    _, panel = charts.value_chart(trained).to_dict()["concat"]
+    assert [point["y"] for point in panel["layer"][0]["data"]["values"]] == [0.1, 0.5, 0.9]
     # Two values are no line; a word, a switch or two numbers at once are no axis.
     assert charts.value_chart(groups[:3], "grpo") is None
     for grid in ({"x": "a"}, {"x": True}, {"x": 1, "y": 2}):

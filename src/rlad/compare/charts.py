@@ -4,7 +4,7 @@ of a grid, tokens."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from rlad.report.curve import band, learning_curve, save, smoothed
 
 SUFFIXES = (".png", ".svg")
 LEAST_VALUES = 3
+VALUES: dict[str, Callable[[Group], list[float]]] = {
+    "held-out accuracy": lambda group: group.values("after"),
+    "training accuracy, second half": Group.training,
+}
 GRID = 40  # places at which the curves of seeds by the clock are read
 
 
@@ -118,31 +122,32 @@ def difficulty_chart(groups: Sequence[Group]) -> Any:
 
 
 def value_chart(groups: Sequence[Group], baseline: str = "") -> Any:
-    """Accuracy over the number that a grid varies, a panel for each of at least LEAST_VALUES: a dot a seed, a line
-    through the means, and dashed the mean of the baseline. None where no grid varies a number alone."""
+    """Accuracy over the number that a grid varies, held out and in training (`tables.training_accuracy`), two panels
+    for each grid of at least LEAST_VALUES: a dot a seed, a line through the means, and dashed the baseline's mean.
+    None where no grid varies a number alone."""
     import altair as alt
 
+    base = next((group for group in groups if group.label == baseline), None)
     panels = []
-    base = [value for group in groups if group.label == baseline for value in group.values("after")]
     for (family, key), found in _numeric_grids(groups).items():
-        dots = [{"x": x, "y": value} for x, group in found for value in group.values("after")]
-        means = [{"x": x, "y": math.fsum(v) / len(v)} for x, group in found if (v := group.values("after"))]
-        if len(means) < LEAST_VALUES:
-            continue
-        axes = {
-            "x": alt.X("x:Q", title=key, scale=alt.Scale(zero=False)),
-            "y": alt.Y("y:Q", title="accuracy", scale=alt.Scale(zero=False)),
-        }
-        layers = [
-            alt.Chart(alt.Data(values=means)).mark_line().encode(**axes),
-            alt.Chart(alt.Data(values=dots)).mark_point(filled=True, size=40, opacity=0.7).encode(**axes),
-        ]
-        if base:
-            mean = alt.Data(values=[{"y": math.fsum(base) / len(base)}])
-            layers.append(alt.Chart(mean).mark_rule(strokeDash=[4, 4], color="gray").encode(y="y:Q"))
-        title = family + (f" (dashed: {baseline})" if base else "")
-        panels.append(alt.layer(*layers).properties(width=420, height=280, title=title))
-    return alt.hconcat(*panels) if panels else None
+        for title, measure in VALUES.items():
+            dots = [{"x": x, "y": value} for x, group in found for value in measure(group)]
+            means = [{"x": x, "y": math.fsum(v) / len(v)} for x, group in found if (v := measure(group))]
+            if len(means) < LEAST_VALUES:
+                continue
+            x = alt.X("x:Q", title=key, scale=alt.Scale(zero=False))
+            y = alt.Y("y:Q", title=title, scale=alt.Scale(zero=False))
+            layers = [
+                alt.Chart(alt.Data(values=means)).mark_line().encode(x=x, y=y),
+                alt.Chart(alt.Data(values=dots)).mark_point(filled=True, size=40, opacity=0.7).encode(x=x, y=y),
+            ]
+            theirs = [] if base is None else measure(base)
+            if theirs:
+                mean = alt.Data(values=[{"y": math.fsum(theirs) / len(theirs)}])
+                layers.append(alt.Chart(mean).mark_rule(strokeDash=[4, 4], color="gray").encode(y=y))
+            heading = family + (f" (dashed: {baseline})" if theirs else "")
+            panels.append(alt.layer(*layers).properties(width=360, height=260, title=heading))
+    return alt.concat(*panels, columns=2) if panels else None
 
 
 def _numeric_grids(groups: Sequence[Group]) -> dict[tuple[str, str], list[tuple[float, Group]]]:

@@ -43,15 +43,31 @@ class Group:
         found = (cell.accuracy(when, difficulty) for cell in self.cells)
         return [value for value in found if value is not None]
 
+    def training(self) -> list[float]:
+        """Training accuracy of each seed that has it."""
+        return [value for cell in self.cells if (value := training_accuracy(cell)) is not None]
+
     @property
     def name(self) -> str:
         """With the point that a sweep chose."""
         return " ".join(filter(None, (self.label, shown(self.chosen))))
 
 
+def training_accuracy(cell: Finished) -> float | None:
+    """The mean accuracy of the rollouts over the second half of the steps.
+
+    A problem is answered before it is trained on, so where none comes twice this is of new problems too, and of as many
+    students as there are steps: it does not hang on the one with which a run happens to end.
+    """
+    known = [row["accuracy"] for row in cell.curve if row.get("accuracy") is not None]
+    half = known[len(known) // 2 :]
+    return math.fsum(half) / len(half) if half else None
+
+
 def accuracy_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One row a group, and first the student before training: the mean over seeds of the accuracy on all problems and
-    of each difficulty, as (mean, low, high), n seeds; the gain over the student's own accuracy before, seed by seed."""
+    of each difficulty, as (mean, low, high), n seeds; the gain over the student's own accuracy before, seed by seed;
+    training: of `training_accuracy`."""
     student = _before(groups)
     rows = [] if student is None else [student]
     for group in groups:
@@ -70,6 +86,7 @@ def accuracy_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
                 "wanted": group.wanted,
                 "accuracy": mean_interval(after),
                 "gain": mean_interval(gains) if gains else None,
+                "training": mean_interval(training) if (training := group.training()) else None,
                 "by_difficulty": _by_difficulty(group.cells, "after"),
             }
         )
@@ -92,6 +109,7 @@ def _before(groups: Sequence[Group]) -> dict[str, Any] | None:
         "wanted": len(cells),
         "accuracy": mean_interval(values),
         "gain": None,
+        "training": None,
         "by_difficulty": _by_difficulty(cells, "before"),
     }
 
@@ -107,7 +125,8 @@ def paired_rows(groups: Sequence[Group], baseline: str) -> list[dict[str, Any]]:
 
     seeds: the difference of each seed that both have (Student's t): would another training come out so? problems: the
     difference of each problem, its mean over those seeds (Student's t, and the sign-flip test, with Holm's correction
-    over the rows): do these models differ on other problems? None where there is nothing to pair.
+    over the rows): do these models differ on other problems? training: the difference of each seed in
+    `training_accuracy`. None where there is nothing to pair.
     """
     base = next(group for group in groups if group.label == baseline)
     rows = []
@@ -118,14 +137,18 @@ def paired_rows(groups: Sequence[Group], baseline: str) -> list[dict[str, Any]]:
         ours, theirs = ([pair[i].accuracy("after") for pair in pairs] for i in (0, 1))
         row: dict[str, Any] = {"label": group.name, "seeds": len(pairs), "by_seed": None, "by_problem": None}
         row["by_seed"] = paired_difference([x or 0.0 for x in ours], [x or 0.0 for x in theirs])
-        row |= {"problems": 0, "p_value": None, "p_holm": None}
+        row |= {"problems": 0, "p_value": None, "p_holm": None, "training": None}
+        training = [(training_accuracy(one), training_accuracy(other)) for one, other in pairs]
+        known = [(one, other) for one, other in training if one is not None and other is not None]
+        if known:
+            row["training"] = paired_difference([one for one, _ in known], [other for _, other in known])
         if _same_problems(pairs):
             first, second = (_mean_by_problem([pair[i] for pair in pairs]) for i in (0, 1))
             row |= {"problems": len(first), "by_problem": paired_difference(first, second)}
             row["p_value"] = sign_flip_p_value([b - a for a, b in zip(first, second, strict=True)])
         rows.append(row)
-    known = [row for row in rows if row["p_value"] is not None]
-    for row, corrected in zip(known, holm([row["p_value"] for row in known]), strict=True):
+    tested = [row for row in rows if row["p_value"] is not None]
+    for row, corrected in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
         row["p_holm"] = corrected
     return rows
 
@@ -247,8 +270,9 @@ def _accuracy_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         seeds = str(row["seeds"]) if row["seeds"] == row["wanted"] else f"{row['seeds']} of {row['wanted']}"
         gain = "-" if row["gain"] is None else points(row["gain"])
-        body.append([row["label"], seeds, percent(row["accuracy"][0]), between(row["accuracy"]), gain])
-    head = ["", "seeds", "accuracy", "95 % interval over seeds", "gained, in points"]
+        line = [row["label"], seeds, percent(row["accuracy"][0]), between(row["accuracy"]), gain]
+        body.append([*line, _with_interval(row["training"])])
+    head = ["", "seeds", "accuracy", "95 % interval over seeds", "gained, in points", "training, second half"]
     return "Accuracy on all problems, means over seeds (Student's t):\n\n" + table(head, body)
 
 
@@ -266,8 +290,8 @@ def _paired_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> str:
             line += ["-", "-", "-", "-"]
         else:
             line += [str(row["problems"]), points(row["by_problem"]), p(row["p_value"]), p(row["p_holm"])]
-        body.append(line)
-    head = ["", "seeds", "by seed", "problems", "by problem", "p", "p, Holm"]
+        body.append([*line, "-" if row["training"] is None else points(row["training"])])
+    head = ["", "seeds", "by seed", "problems", "by problem", "p", "p, Holm", "training, by seed"]
     return f"Minus {baseline}, in points with their 95 % interval:\n\n" + table(head, body)
 
 
