@@ -86,7 +86,8 @@ def test_a_study_from_its_sweep_to_its_report(folder: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "| grpo | 2 |" in out and "| teacher | 1 |" in out and "pass@2" in out
     page = (folder / "results" / "mine" / "README.md").read_text()
-    assert "5 of 5 cells are finished" in page and "![Pass@k](charts/pass-at-k.svg)" in page
+    assert "5 of 5 cells are finished, in 0.0 hours of training, at commits " in page
+    assert "![Pass@k](charts/pass-at-k.svg)" in page
     report = json.loads((folder / "results" / "mine" / "report.json").read_text())
     assert [row["label"] for row in report["accuracy"]][:2] == ["before training", "grpo"]
     assert report["paired"][0]["seeds"] == 2 and report["paired"][0]["problems"] == 4

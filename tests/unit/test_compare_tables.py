@@ -237,6 +237,12 @@ def test_charts_leave_out_what_nothing_is_known_of(tmp_path: Path) -> None:
     assert charts.draw([group("none")], tmp_path / "none") == []
 
 
+def test_commits_are_short_and_keep_their_mark() -> None:
+    from rlad.compare.report import _commit
+
+    assert [_commit("50ef9d1d7ba657a4+"), _commit("b193b94"), _commit(None)] == ["50ef9d1+", "b193b94", "unknown"]
+
+
 def test_json_of_a_report_has_no_infinity() -> None:
     from rlad.compare.report import _finite
 

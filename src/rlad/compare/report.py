@@ -35,15 +35,23 @@ def report(study: Study, results: Results, charts: bool = True) -> str:
         from rlad.compare.charts import draw
 
         pictures = draw(groups, folder / "charts", study.baseline)
-    commits = sorted({str(cell.data.get("commit")) for group in groups for cell in group.cells})
+    commits = sorted({_commit(cell.data.get("commit")) for group in groups for cell in group.cells})
     wanted = sum(group.wanted for group in groups)
     head = [f"# {study.name}", study.spec.about.strip(), f"    rlad compare {study.path}"]
-    head.append(f"{finished} of {wanted} cells are finished, at commits {', '.join(commits)}.")
+    hours = sum(cell.data.get("seconds") or 0.0 for group in groups for cell in group.cells) / 3600
+    head.append(
+        f"{finished} of {wanted} cells are finished, in {hours:.1f} hours of training, at commits {', '.join(commits)}."
+    )
     images = [f"![{TITLES[name]}](charts/{name}.svg)" for name in pictures]
     with whole_file(folder / "README.md") as file:
         file.write("\n\n".join(filter(None, (*head, tables, *images))).encode() + b"\n")
     write_json(folder / "report.json", _json(study, groups, sweeps, commits))
     return tables
+
+
+def _commit(full: str | None) -> str:
+    """Seven letters, and the mark of changed files."""
+    return "unknown" if not full else full[:7] + "+" * full.endswith("+")
 
 
 def gather(study: Study, results: Results) -> tuple[list[Group], list[dict[str, Any]]]:
