@@ -71,7 +71,7 @@ def test_a_study_from_its_sweep_to_its_report(folder: Path, capsys: pytest.Captu
     # A cell has its recipe, command, environment, commit, budget, both evaluations and every step.
     assert found.data["versions"]["trl"] and "commit" in found.data and found.data["threads"] >= 1
     assert found.data["steps"] == 2 and found.data["rollouts"] == 16 and found.data["seconds"] > 0
-    assert found.data["command"] == "rlad compare " + str(folder / "mine.yaml") + " --only 'rlad'"
+    assert found.data["command"] == f"rlad compare {folder / 'mine.yaml'} --only rlad --seed 1"
     assert [row["step"] for row in found.curve] == [1, 2] and found.curve[1]["seconds"] > found.curve[0]["seconds"] > 0
     assert found.problems is not None and found.problems["samples"] == 2 and len(found.problems["after"]) == 4
     assert (folder / "runs" / "mine" / "rlad-seed1" / "recipe.yaml").is_file()
@@ -157,6 +157,115 @@ def test_a_budget_in_seconds_ends_by_the_clock(folder: Path) -> None:
     assert ran(made)[0] == 0
     found = read_cell(folder / "results" / "mine" / "grpo-seed1.json")
     assert found.data["steps"] == 1 and found.data["budget_seconds"] == 0.001 and found.accuracy("after") is not None
+
+
+def test_the_clock_counts_steps_alone(folder: Path) -> None:
+    """What lies between two steps (a validation) is none of training; what was trained before counts."""
+    from types import SimpleNamespace
+
+    from rlad.compare.clock import StopAfter
+
+    def seconds(clock: StopAfter, steps: int) -> list[bool]:
+        stopped = []
+        for _ in range(steps):
+            control = SimpleNamespace(should_training_stop=False)
+            clock.on_step_begin(None, None, control)
+            time.sleep(0.1)
+            clock.on_step_end(None, None, control)
+            time.sleep(0.3)
+            stopped.append(control.should_training_stop)
+        return stopped
+
+    control = SimpleNamespace(should_training_stop=False)
+    clock = StopAfter(0.25, folder / "metrics.jsonl")
+    clock.on_train_begin(None, SimpleNamespace(global_step=0), control)
+    assert not control.should_training_stop and seconds(clock, 3) == [False, False, True]
+    # Rows of five steps with 2 s each: 20 s at step 10, and the row of step 15 is of a part that is trained again.
+    rows = [{"step": step, "step_time": 2.0, "time": 1.0} for step in (5, 10, 15)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for budget, over in ((20.0, True), (20.5, False)):
+        clock = StopAfter(budget, folder / "metrics.jsonl")
+        clock.on_train_begin(None, SimpleNamespace(global_step=10), control)
+        assert control.should_training_stop is over
+
+
+def test_a_budget_that_is_spent_trains_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after the second of three steps, then given less than that took."""
+    monkeypatch.setattr("rlad.compare.cells.seconds_of_steps", lambda rows: [9.0 for _ in rows])
+    monkeypatch.setattr("rlad.compare.clock.seconds_of_steps", lambda rows: [9.0 for _ in rows])
+    made = study(folder, cells=CELLS[:1], seeds=[1], budget={"seconds": 5.0}, set={"trainer.max_steps": 3})
+    (cell,) = missing(made, Results("results", "mine"))[1]
+    job = make_job(cell, Results("results", "mine"), "runs", "")
+
+    def say(line: str) -> None:
+        if line.strip().startswith("2/3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, say)
+    assert run_job(job, lambda line: None) == 0
+    found = read_cell(Path(job.result))
+    assert found.data["steps"] == 1 and [row["step"] for row in found.curve] == [1]
+
+
+def test_a_finished_run_whose_result_is_missing_is_not_run_again(folder: Path) -> None:
+    made = study(folder, cells=CELLS[:1], seeds=[1], set={"trainer.save_strategy": "no", "trainer.save_steps": 500})
+    (cell,) = missing(made, Results("results", "mine"))[1]
+    job = make_job(cell, Results("results", "mine"), "runs", "")
+    assert run_job(job, lambda line: None) == 0
+    first = read_cell(Path(job.result))
+    Path(job.result).unlink()
+    lines: list[str] = []
+    assert run_job(job, lines.append) == 0
+    assert lines == [f"{job.folder} is finished: only its result was missing"]
+    again = read_cell(Path(job.result))
+    assert {**again.data, "finished": ""} == {**first.data, "finished": ""}
+    # A run of another recipe in its place is kept beside it.
+    Path(job.result).unlink()
+    other = study(folder, cells=CELLS[:1], seeds=[1], set={"trainer.save_strategy": "no", "trainer.save_steps": 400})
+    (cell,) = missing(other, Results("results", "mine"))[1]
+    assert run_job(make_job(cell, Results("results", "mine"), "runs", ""), lines.append) == 0
+    assert "held an earlier run" in lines[1] and len(list((folder / "runs" / "mine").glob("grpo-seed1.*"))) == 1
+
+
+def test_two_studies_run_a_cell_of_both_once(folder: Path) -> None:
+    """The second had begun before the first was done, and found it finished when it could go on."""
+    made = study(folder, cells=CELLS[:1], seeds=[1])
+    (cell,) = missing(made, Results("results", "mine"))[1]
+    second = make_job(cell, Results("results", "other"), "runs", "")
+    assert run_job(make_job(cell, Results("results", "mine"), "runs", ""), lambda line: None) == 0
+    assert run_job(second, lambda line: None) == 0
+    assert not Path(second.folder).exists() and read_cell(Path(second.result)).data["from"] == "mine/grpo-seed1.json"
+
+
+def test_half_an_evaluation_is_made_again(folder: Path) -> None:
+    made = study(folder, cells=CELLS[:1], seeds=[1])
+    assert ran(made)[0] == 0
+    (known,) = (folder / "runs" / "before").glob("*.json")
+    whole = json.loads(known.read_text())
+    known.write_text(known.read_text()[:100])
+    lines: list[str] = []
+    other = study(folder, cells=[{"name": "rlad"}], seeds=[1])
+    (cell,) = missing(other, Results("results", "mine"))[1]
+    assert run_job(make_job(cell, Results("results", "mine"), "runs", ""), lines.append) == 0
+    assert any("evaluating before" in line for line in lines)
+    assert json.loads(known.read_text())["problems"] == whole["problems"]
+
+
+def test_what_cannot_be_run_or_written_is_said_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study(folder, cells=CELLS[:1], seeds=[1])
+    assert main(["compare", "mine.yaml", "--only", "grop"]) == 2
+    assert "has no cell with 'grop' in its name: grpo" in capsys.readouterr().err
+    for option in ("--results", "--runs"):
+        assert main(["compare", "mine.yaml", option, "mine.yaml"]) == 2
+        assert "cannot write mine.yaml" in capsys.readouterr().err
+    assert not list(folder.glob("r*/*/*.log"))
+
+
+def test_a_study_of_which_all_fails_says_so_by_its_status(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study(folder, cells=[{"name": "bad", "set": {"model": str(folder / "nowhere")}}], seeds=[1])
+    assert main(["compare", "mine.yaml", "--workers", "0"]) == 1
+    assert "failed: bad, seed 1: error: the model" in capsys.readouterr().out
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_run(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlad.compare.cells import Results, read_cell, write_cell
+from rlad.compare.cells import Results, read_cell, seconds_of_steps, write_cell
 from rlad.compare.run import chosen_row, missing
 from rlad.compare.study import Cell, Study, differences, shown
 from rlad.errors import RladError
@@ -92,11 +92,40 @@ def test_the_budget_is_the_same_for_all(budget: Any, steps: int, tmp_path: Path)
         ({"sweep": {"set": {}}}, "evaluate.split to validation"),
         ({"recipe": "nowhere.yaml"}, "there is no recipe 'nowhere.yaml'"),
         ({"cells": [{"name": "x", "set": {"stages": [{"method": "grpo"}]}}]}, "leave the stages out"),
+        ({"cells": [{"name": "x", "grid": {"method.alpha": []}}]}, "cells.0.grid.method.alpha: .*at least 1"),
+        ({"cells": [{"name": "x", "sweep": {"method.alpha": []}}]}, "cells.0.sweep.method.alpha: .*at least 1"),
+        ({"set": {"seed": 5}}, "seed: a study sets it itself: give seeds in `seeds`"),
+        ({"cells": [{"name": "x", "set": {"output": "here"}}]}, "output: a study sets it itself"),
+        ({"grid": {"seed": [1, 2]}}, "seed: a study sets it itself"),
+        (
+            {"set": {"method.teacher_clip": 2.0}, "cells": [{"name": "x", "set": {"method": {"name": "rlad"}}}]},
+            "x: method.teacher_clip: is lost, because method takes the place of the whole section",
+        ),
+        ({"cells": [{"name": "x y"}, {"name": "x-Y"}]}, "'x y' and 'x-Y' would be one file"),
+        ({"cells": [{"name": "é"}]}, "cannot be called 'é': use letters"),
+        ({"cells": [{"name": "a|b"}]}, r"cannot be called 'a\|b'"),
+        ({"cells": [{"name": "a" * 200}]}, "150 at most"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(RladError, match=words):
         study(tmp_path, **changes)
+
+
+def test_a_study_may_not_take_the_place_of_the_trials(tmp_path: Path) -> None:
+    study(tmp_path)
+    (tmp_path / "mine.yaml").rename(tmp_path / "sweeps.yaml")
+    with pytest.raises(RladError, match="the folder sweeps is for the trials"):
+        Study.load(tmp_path / "sweeps.yaml")
+
+
+def test_a_budget_in_seconds_is_none_of_an_evaluation(tmp_path: Path) -> None:
+    """So that a study with one and a study without share the teacher's."""
+    teacher = {"name": "teacher", "kind": "evaluate", "once": True, "set": {"model": "embedded:teacher"}}
+    cells = [
+        cells_of(study(tmp_path, cells=[*CELLS, teacher], budget=b), "teacher")[0] for b in (None, {"seconds": 9.0})
+    ]
+    assert cells[0].digest == cells[1].digest
 
 
 def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
@@ -221,11 +250,40 @@ def test_a_cell_of_another_study_is_taken_over_and_old_files_are_read(tmp_path: 
 def test_a_file_that_is_no_cell_is_named(tmp_path: Path) -> None:
     made, results = study(tmp_path), Results(tmp_path / "results", "mine")
     cell = cells_of(made, "grpo")[0]
-    for content in ("{", "[]", "{}", '{"recipe": {"seed": 1}, "version": 99}'):
+    right = {"digest": "x", "samples": 1, "before": [0, 1], "after": [1, 1]}
+    broken: list[dict[str, Any]] = [
+        {"curve": [{"accuracy": 0.5}]}, {"curve": {"step": [1, 2], "accuracy": [0.5]}}, {"gain": [{"difficulty": "2"}]},
+        {"problems": {**right, "after": [1, 2]}}, {"problems": {**right, "after": [1]}}, {"problems": {"samples": 1}},
+        {"recipe": "seed"}, {"recipe": ["seed"]}, {"recipe": {}},
+    ]  # fmt: skip
+    words = [json.dumps({"recipe": {"seed": 1}} | each) for each in broken]
+    for content in ("{", "[]", "{}", '{"recipe": {"seed": 1}, "version": 99}', *words):
         results.path(cell).parent.mkdir(parents=True, exist_ok=True)
         results.path(cell).write_text(content)
         with pytest.raises(RladError, match="is not a finished cell"):
             results.find(cell)
+
+
+def test_a_cell_of_options_that_are_gone_is_named_and_another_study_passes_it_over(tmp_path: Path) -> None:
+    made, results = study(tmp_path), Results(tmp_path / "results", "mine")
+    cell = cells_of(made, "grpo")[0]
+    path = finish(results, cell)
+    data = json.loads(path.read_text())
+    data["recipe"]["gone"] = 1
+    path.write_text(json.dumps(data))
+    with pytest.raises(
+        RladError, match=rf"{path.name} has a recipe that this version does not read: gone: unknown key"
+    ):
+        results.find(cell)
+    assert Results(tmp_path / "results", "other").find(cell) is None
+
+
+def test_seconds_of_training_are_those_of_the_steps() -> None:
+    # A row for five steps has their mean: 5 x 10 s, then 5 x 4 s.
+    rows = [{"step": 5, "step_time": 10.0, "time": 100.0}, {"step": 10, "step_time": 4.0, "time": 900.0}]
+    assert seconds_of_steps(rows) == [50.0, 70.0]
+    # Supervised: the time between rows, and nothing is known of the first.
+    assert seconds_of_steps([{"step": 1, "time": 10.0}, {"step": 2, "time": 13.0}]) == [0.0, 3.0]
 
 
 def test_written_cells_are_read_back(tmp_path: Path) -> None:
@@ -262,4 +320,4 @@ def test_the_study_of_the_documentation_can_run(tmp_path: Path, monkeypatch: pyt
 def test_labels() -> None:
     assert shown({"method.alpha": 0.3, "trainer.learning_rate": 1e-4}) == "alpha=0.3 learning_rate=0.0001"
     assert shown({"method": {"name": "kdrl", "form": "k2"}}) == "form=k2"
-    assert shown({"method": {"name": "kdrl"}}) == "method={'name': 'kdrl'}"
+    assert shown({"method": {"name": "kdrl"}}) == "method=kdrl"

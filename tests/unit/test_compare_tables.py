@@ -244,7 +244,7 @@ def test_commits_are_short_and_keep_their_mark() -> None:
 
 
 def test_json_of_a_report_has_no_infinity() -> None:
-    from rlad.compare.report import _finite
+    from rlad.compare.cells import finite
 
-    content = {"a": (0.5, -math.inf, math.inf), 1: [{"b": math.inf}], "c": None}
-    assert json.dumps(_finite(content), allow_nan=False) == '{"a": [0.5, null, null], "1": [{"b": null}], "c": null}'
+    content = {"a": (0.5, -math.inf, math.inf), 1: [{"b": math.nan}], "c": None}
+    assert json.dumps(finite(content), allow_nan=False) == '{"a": [0.5, null, null], "1": [{"b": null}], "c": null}'

@@ -23,7 +23,7 @@ def compare(
 ) -> int:
     """Compare methods: run what is missing of a study, then write its tables and charts."""
     from rlad.compare.cells import Results
-    from rlad.compare.report import report
+    from rlad.compare.report import gather, report
     from rlad.compare.run import Options, missing, run_study
     from rlad.compare.study import Study
 
@@ -40,6 +40,8 @@ def compare(
         status = run_study(
             loaded, Options(results, runs, workers, threads, only, seeds, commit), lambda line: print(line, flush=True)
         )
+    if status and not any(group.cells for group in gather(loaded, Results(results, loaded.name))[0]):
+        return status  # nothing to make tables of
     print("\n" + report(loaded, found))
     print(f"\nWritten: {found.root / loaded.name / 'README.md'}")
     return status

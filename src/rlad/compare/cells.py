@@ -10,12 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlad.compare.study import Cell, differences, digest, normal
+from rlad.compare.study import SWEEPS, Cell, differences, digest, normal
 from rlad.errors import RladError
 from rlad.files import whole_file
 
 VERSION = 1
-SWEEPS = "sweeps"  # the folder of all studies' trials
 TOTALS = ("average", "all")
 # What is kept of a step: TRL's names, ours as rlad/*. The rest is in the run's metrics.jsonl.
 KEPT = (
@@ -81,11 +80,29 @@ def read_cell(path: Path) -> Finished:
     """Raises RladError for a file that is no finished cell."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data.get("version", VERSION) != VERSION or "seed" not in data["recipe"]:
+        if data.get("version", VERSION) != VERSION:
             raise ValueError("of another version")
+        if not isinstance(data["recipe"], dict) or "seed" not in data["recipe"]:
+            raise ValueError("it has no recipe with a seed")
+        found = Finished(path, data)
+        _check_shape(found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RladError(f"{path} is not a finished cell ({type(error).__name__}: {error}): move it away") from None
-    return Finished(path, data)
+    return found
+
+
+def _check_shape(cell: Finished) -> None:
+    """What tables and charts read must be there, or be missing as a whole. Raises what it stumbles over."""
+    if any("step" not in row for row in cell.curve):
+        raise ValueError("a row of the curve has no step")
+    for row in cell.data.get("gain") or []:
+        float(row["after"]), str(row["difficulty"])
+    if (problems := cell.problems) is not None:
+        counts = [problems[when] for when in ("before", "after") if when in problems]
+        if problems["samples"] < 1 or any(not 0 <= n <= problems["samples"] for each in counts for n in each):
+            raise ValueError("more are right than there are samples")
+        if len({len(each) for each in counts}) != 1 or not isinstance(problems["digest"], str):
+            raise ValueError("the problems before and after are not the same")
 
 
 def write_cell(path: Path, data: Mapping[str, Any]) -> None:
@@ -124,7 +141,11 @@ class Results:
         path = self.path(cell)
         if path.is_file():
             found = read_cell(path)
-            changed = differences(cell.identity, found.identity)
+            try:
+                theirs = found.identity
+            except RladError as error:
+                raise RladError(f"{path} has a recipe that this version does not read: {error}: move it away") from None
+            changed = differences(cell.identity, theirs)
             if changed:
                 raise RladError(
                     f"{path} is finished, of another recipe: {'; '.join(changed)}. Keep it by giving the study's file "
@@ -174,7 +195,17 @@ def finished_data(
         found["gain"] = _gain(before, after)
         found["problems"] = _problems(before, after)
     found["curve"] = _curve(metrics)
-    return found
+    plain: dict[str, Any] = finite(found)
+    return plain
+
+
+def finite(value: Any) -> Any:
+    """JSON values with null for every number that JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _gain(before: Any, after: Any) -> list[dict[str, Any]]:
@@ -202,20 +233,32 @@ def _problems(before: Any, after: Any) -> dict[str, Any]:
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Column by column, five digits each; `seconds` add up the steps' own, so that an interruption is none of them."""
+    """Column by column, five digits each."""
     columns = [name for name in KEPT if any(isinstance(row.get(name), (int, float)) for row in metrics)]
     curve: dict[str, list[Any]] = {"step": [row["step"] for row in metrics]}
-    seconds, last = 0.0, None
-    curve["seconds"] = []
-    for row in metrics:
-        took = row.get("step_time")
-        if took is None:  # SFT: TRL's trainer does not say
-            took = 0.0 if last is None else row["time"] - last
-        seconds, last = seconds + took, row["time"]
-        curve["seconds"].append(round(seconds, 2))
+    curve["seconds"] = [round(seconds, 2) for seconds in seconds_of_steps(metrics)]
     for name in columns:
         curve[name] = [_short(row.get(name)) for row in metrics]
     return curve
+
+
+def seconds_of_steps(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Seconds of training at each row of a metrics.jsonl: its steps' own, so that an interruption is none of them.
+
+    A row that stands for several steps (logging_steps) has the mean of their seconds. TRL's supervised trainer gives
+    none, and the time between two rows takes their place.
+    """
+    found: list[float] = []
+    total, step, when = 0.0, 0, None
+    for row in rows:
+        mean = row.get("step_time")
+        if mean is not None:
+            total += mean * (row["step"] - step)
+        elif when is not None:
+            total += row["time"] - when
+        step, when = row["step"], row.get("time")
+        found.append(total)
+    return found
 
 
 def _short(value: Any) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rlad.compare.cells import seconds_of_steps
 from rlad.report.curve import read_metrics
 
 
@@ -19,15 +20,20 @@ class StopAfter(TrainerCallback):
 
     def __init__(self, seconds: float, metrics: Path) -> None:
         self.seconds, self.metrics = seconds, metrics
-        self.before, self.started = 0.0, 0.0
+        self.spent, self.started = 0.0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """What was trained before an interruption counts."""
         rows = read_metrics(self.metrics) if self.metrics.is_file() else []
-        self.before = sum(row.get("step_time", 0.0) for row in rows if row["step"] <= state.global_step)
+        self.spent = max(seconds_of_steps([row for row in rows if row["step"] <= state.global_step]), default=0.0)
+        control.should_training_stop = self.spent >= self.seconds
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Steps alone are counted: a validation between two of them is none of training."""
         self.started = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step is never cut."""
-        if self.before + time.monotonic() - self.started >= self.seconds:
+        self.spent += time.monotonic() - self.started
+        if self.spent >= self.seconds:
             control.should_training_stop = True

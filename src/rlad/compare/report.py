@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlad.compare.cells import Results
+from rlad.compare.cells import Results, finite
 from rlad.compare.run import chosen_row
 from rlad.compare.study import Row, Study
 from rlad.compare.tables import Group, accuracy_rows, markdown, paired_rows, pass_rows, seconds_rows, token_rows
@@ -90,13 +90,5 @@ def _json(study: Study, groups: list[Group], sweeps: list[dict[str, Any]], commi
         "tokens": token_rows(groups),
         "seconds": seconds_rows(groups),
     }
-    found: dict[str, Any] = _finite(content)
+    found: dict[str, Any] = finite(content)
     return found
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

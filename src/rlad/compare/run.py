@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,9 +16,11 @@ from rlad.compare.cells import Finished, Results
 from rlad.compare.study import Cell, Row, Study
 from rlad.compare.worker import INTERRUPTED, environment_of, make_job, run_job
 from rlad.errors import RladError
+from rlad.files import whole_file
 
 Say = Callable[[str], None]
 _COMMIT = threading.Lock()
+WRITABLE = ".writable"
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,10 @@ def chosen_row(study: Study, row: Row, results: Results) -> Row | None:
 def missing(study: Study, results: Results, only: str = "", seeds: Sequence[int] = ()) -> tuple[list[Cell], list[Cell]]:
     """(trials, cells) that are not there yet; cells of a row whose trials are missing are not among them.
 
-    Raises RladError for a seed that the study does not have.
+    Raises RladError for a seed or a name that the study does not have.
     """
+    if not any(only in row.label for row in study.rows):
+        raise RladError(f"{study.path} has no cell with {only!r} in its name: {', '.join(r.label for r in study.rows)}")
     if other := sorted(set(seeds) - set(study.spec.seeds)):
         raise RladError(f"{study.path} has no seed {other[0]}: its seeds are {', '.join(map(str, study.spec.seeds))}")
     trials: dict[str, Cell] = {}
@@ -75,6 +80,8 @@ def run_study(study: Study, options: Options, say: Say) -> int:
     results = Results(options.results, study.name)
     failed = 0
     missing(study, results, options.only, options.seeds)  # a wrong seed is said before anything is taken over
+    for folder in (options.results, options.runs):
+        _check_writable(Path(folder))
     _adopt(study, results, options, say)
     for phase in ("trials", "cells"):
         todo = missing(study, results, options.only, options.seeds)[phase == "cells"]
@@ -86,6 +93,13 @@ def run_study(study: Study, options: Options, say: Say) -> int:
             return INTERRUPTED
         failed += sum(status != 0 for status in statuses)
     return 1 if failed else 0
+
+
+def _check_writable(folder: Path) -> None:
+    """Now, and not when hours of training are over."""
+    with whole_file(folder / WRITABLE):
+        pass
+    (folder / WRITABLE).unlink(missing_ok=True)
 
 
 def _adopt(study: Study, results: Results, options: Options, say: Say) -> None:
@@ -141,7 +155,8 @@ def _run_all(study: Study, cells: Sequence[Cell], results: Results, options: Opt
 
 
 def _run_one(study: Study, cell: Cell, results: Results, options: Options) -> int:
-    command = f"rlad compare {study.path} --only '{cell.label}'"
+    words = ["rlad", "compare", str(study.path), "--only", cell.label]
+    command = shlex.join(words if cell.trial else [*words, "--seed", str(cell.seed)])
     job, log = make_job(cell, results, options.runs, command), _log(results, cell, options)
     path = log.with_suffix(".job.json")
     job.write(path)
@@ -149,7 +164,7 @@ def _run_one(study: Study, cell: Cell, results: Results, options: Options) -> in
         with log.open("a", encoding="utf-8") as file:
             try:
                 return run_job(job, lambda line: print(line, file=file, flush=True))
-            except RladError as error:
+            except (RladError, OSError) as error:
                 print(f"error: {error}", file=file)
                 return 1
     with log.open("a", encoding="utf-8") as file:

@@ -27,7 +27,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
@@ -42,8 +42,12 @@ from rlad.trainer.rules import batches
 from rlad.trainer.sections import Section
 
 MOST_POINTS = 4
+SWEEPS = "sweeps"  # the folder of all studies' trials
 Kind = Literal["train", "sft", "evaluate"]
 Settings = dict[str, Any]
+Values = dict[str, Annotated[list[Any], Limits(min_length=1)]]
+OURS = ("seed", "output")  # keys of a recipe that a study sets itself
+LONGEST = 150  # letters of a cell's name, which is a file's too
 
 
 class Budget(Section):
@@ -68,8 +72,8 @@ class CellSpec(Section):
     kind: Kind = "train"
     recipe: str | None = None
     set: Settings = Limits(default_factory=dict)
-    grid: dict[str, list[Any]] = Limits(default_factory=dict)
-    sweep: dict[str, list[Any]] = Limits(default_factory=dict)
+    grid: Values = Limits(default_factory=dict)
+    sweep: Values = Limits(default_factory=dict)
     once: bool = False
 
 
@@ -79,7 +83,7 @@ class StudySpec(Section):
     recipe: str
     about: str = ""
     set: Settings = Limits(default_factory=dict)
-    grid: dict[str, list[Any]] = Limits(default_factory=dict)
+    grid: Values = Limits(default_factory=dict)
     budget: Budget = Budget.model_validate({})
     seeds: list[int] = Limits(min_length=1)
     baseline: str | None = None
@@ -115,8 +119,7 @@ class Cell:
     @property
     def slug(self) -> str:
         """A file name. A trial's says its recipe as well, because all studies share the trials."""
-        plain = re.sub(r"[^A-Za-z0-9.]+", "-", self.label).strip("-")
-        return f"{plain}-seed{self.seed}" + (f"-{self.digest[:8]}" if self.trial else "")
+        return f"{slug(self.label)}-seed{self.seed}" + (f"-{self.digest[:8]}" if self.trial else "")
 
 
 @dataclass(frozen=True)
@@ -189,19 +192,26 @@ class Study:
 
     def _cell(self, row: Row, settings: Mapping[str, Any], seed: int, label: str, trial: bool) -> Cell:
         reference = row.spec.recipe or self.spec.recipe
+        seconds = None if row.spec.kind == "evaluate" else self.spec.budget.seconds
         overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
         try:
+            _check_keys(list(settings))
             recipe = _checked(row.spec.kind, reference, [*overrides, f"seed={seed}"])
             recipe = _within(self.spec.budget, row.spec.kind, recipe)
         except RladError as error:
             raise RladError(f"{self.path}, {label}: {error}") from None
-        return Cell(label, row.spec.kind, seed, settings, recipe, self.spec.budget.seconds, trial)
+        return Cell(label, row.spec.kind, seed, settings, recipe, seconds, trial)
 
     def _check(self) -> None:
         where, budget = self.path, self.spec.budget
         labels = [row.label for row in self.rows]
+        if self.name == SWEEPS:
+            raise RladError(
+                f"{where}: the folder {SWEEPS} is for the trials of all studies: give the file another name"
+            )
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise RladError(f"{where}: two cells are called {twice[0]!r}: give each its own name")
+        self._check_names(labels)
         if len(set(self.spec.seeds)) < len(self.spec.seeds):
             raise RladError(f"{where}: seeds: a seed is there twice, and would be counted twice")
         if len([each for each in (budget.steps, budget.rollouts, budget.seconds) if each is not None]) > 1:
@@ -225,13 +235,46 @@ class Study:
                         f"{where}: sweep.set: must set evaluate.split to validation: the test split is not tuned on"
                     )
 
+    def _check_names(self, labels: Sequence[str]) -> None:
+        """Each is a file's name and stands in a table."""
+        known: dict[str, str] = {}
+        for label in labels:
+            plain = slug(label)
+            if not plain or len(plain) > LONGEST or "|" in label or "\n" in label:
+                raise RladError(
+                    f"{self.path}: a cell cannot be called {label!r}: use letters and digits, {LONGEST} at most, and "
+                    "neither | nor line breaks"
+                )
+            other = known.setdefault(plain.casefold(), label)
+            if other != label:
+                raise RladError(
+                    f"{self.path}: {other!r} and {label!r} would be one file, {plain}: give each its own name"
+                )
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    """Settings are applied in this order: none may be lost without a word."""
+    for place, key in enumerate(keys):
+        if key in OURS:
+            raise RladError(f"{key}: a study sets it itself: give seeds in `seeds`, and folders with --runs")
+        if later := [other for other in keys[place + 1 :] if key.startswith(f"{other}.")]:
+            raise RladError(
+                f"{key}: is lost, because {later[0]} takes the place of the whole section after it: write it there"
+            )
+
+
+def slug(label: str) -> str:
+    """A file name of a label."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
+
 
 def shown(settings: Mapping[str, Any]) -> str:
-    """Settings as a label: `alpha=0.3`. Of a mapping, what it holds beside a name."""
+    """Settings as a label: `alpha=0.3`. Of a mapping, what it holds beside a name, or else the name."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         inside = {k: v for k, v in value.items() if k != "name"} if isinstance(value, Mapping) else {}
-        flat |= inside or {key.rpartition(".")[2]: value}
+        plain = value.get("name", value) if isinstance(value, Mapping) else value
+        flat |= inside or {key.rpartition(".")[2]: plain}
     return " ".join(f"{key}={value}" for key, value in flat.items())
 
 

@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rlad.compare.cells import Results, finished_data, write_cell
-from rlad.compare.study import Cell, digest, evaluated_by, rollouts_a_step
+from rlad.compare.study import Cell, differences, digest, evaluated_by, normal, rollouts_a_step
 from rlad.errors import RladError
 
 BEFORE = "evaluation-before.json"
@@ -55,12 +57,13 @@ def make_job(cell: Cell, results: Results, runs: str | Path, command: str) -> Jo
 def run_job(job: Job, say: Say) -> int:
     """Run the cell and write its file; does nothing where that is there. Returns 0, or 130 when it was stopped.
 
-    Goes on from the run's last checkpoint where there is one. Whoever runs the same cell meanwhile waits.
+    Goes on from the run's last checkpoint where there is one. Whoever runs the same cell meanwhile, in this study or
+    another, waits, and takes it over.
     """
     folder, result = Path(job.folder), Path(job.result)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(f".{folder.name}.lock")):
-        if result.is_file():
+    with _locked(Path(job.shared).with_name("locks") / f"{job.cell.digest}.lock"):
+        if Results(result.parents[1], result.parent.name).adopt(job.cell) is not None or result.is_file():
             return 0
         run = _evaluate if job.cell.kind == "evaluate" else _train
         data = run(job.cell, folder, Path(job.shared), job.command, say)
@@ -72,21 +75,17 @@ def run_job(job: Job, say: Say) -> int:
 
 def _train(cell: Cell, folder: Path, shared: Path, command: str, say: Say) -> dict[str, Any] | None:
     """train or sft: the run of a recipe, as `rlad train` and `rlad sft` make it; None when it was stopped."""
-    from rlad.evaluation.run import Evaluation
     from rlad.report.curve import read_metrics
 
     known = shared / f"{digest(evaluated_by(cell.recipe))}.json"
-    resume = _prepare(folder, known)
-    status = _run_recipe(cell, folder, resume, say)
-    if status == INTERRUPTED:
+    _set_other_aside(cell, folder, say)
+    if (folder / "summary.json").is_file():
+        say(f"{folder} is finished: only its result was missing")
+    elif _run_recipe(cell, folder, _prepare(folder, known), say) == INTERRUPTED:
         return None
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    before, after = (
-        Evaluation.load(path) if path.is_file() else None
-        for path in (folder / BEFORE, folder / "evaluation-after.json")
-    )
-    if before is not None and not known.is_file():
-        shared.mkdir(parents=True, exist_ok=True)
+    before, after = _loaded(folder / BEFORE), _loaded(folder / "evaluation-after.json")
+    if before is not None and _loaded(known) is None:
         before.save(known)
     about = {"seed": cell.seed, "command": command, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     about["rollouts"] = summary["steps"] * rollouts_a_step(cell.kind, cell.recipe)
@@ -111,26 +110,43 @@ def _run_recipe(cell: Cell, folder: Path, resume: bool, say: Say) -> int:
     return train(recipe, resume=resume, emit=say, callbacks=[StopAfter(cell.seconds, folder / "metrics.jsonl")])
 
 
+def _set_other_aside(cell: Cell, folder: Path, say: Say) -> None:
+    """A run of another recipe may stand where this cell's goes: it is kept, under another name."""
+    from rlad.trainer.session import set_aside
+
+    written = folder / "recipe.yaml"
+    if not written.is_file():
+        return
+    try:
+        theirs = normal(cell.kind, yaml.safe_load(written.read_text(encoding="utf-8")))
+    except (RladError, yaml.YAMLError, UnicodeDecodeError):
+        theirs = {}
+    if differences(normal(cell.kind, cell.recipe), theirs):
+        set_aside(folder, say)
+
+
 def _prepare(folder: Path, known: Path) -> bool:
     """Whether there is a checkpoint to go on from. Else what a killed run left is taken away, but its evaluation."""
     from rlad.trainer.saving import last_checkpoint
 
     if (folder / "recipe.yaml").is_file() and last_checkpoint(folder / "checkpoints") is not None:
-        return not (folder / "summary.json").is_file() or _again(folder)
-    if not known.is_file() and (folder / BEFORE).is_file():
-        known.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / BEFORE, known)
+        return True
+    if _loaded(known) is None and (found := _loaded(folder / BEFORE)) is not None:
+        found.save(known)
     shutil.rmtree(folder, ignore_errors=True)
-    if known.is_file():
-        folder.mkdir(parents=True)
-        shutil.copy(known, folder / BEFORE)
+    if (found := _loaded(known)) is not None:
+        found.save(folder / BEFORE)
     return False
 
 
-def _again(folder: Path) -> bool:
-    """A run whose summary is there and whose result is not: its last part is made again."""
-    (folder / "summary.json").unlink()
-    return True
+def _loaded(path: Path) -> Any:
+    """The Evaluation in a file; None where there is none, or half of one."""
+    from rlad.evaluation.run import Evaluation
+
+    try:
+        return Evaluation.load(path) if path.is_file() else None
+    except RladError:
+        return None
 
 
 def _evaluate(cell: Cell, folder: Path, shared: Path, command: str, say: Say) -> dict[str, Any] | None:
@@ -169,6 +185,7 @@ def _evaluate(cell: Cell, folder: Path, shared: Path, command: str, say: Say) ->
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Alone with this cell, on this machine; a process that dies lets go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -191,7 +208,7 @@ def main(arguments: list[str]) -> int:
     _end_with_parent()
     try:
         return run_job(Job.read(Path(arguments[0])), lambda line: print(line, flush=True))
-    except RladError as error:
+    except (RladError, OSError) as error:
         print(f"error: {error}", flush=True)
         return 1
 

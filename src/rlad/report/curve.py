@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def save(chart: Any, path: str | Path) -> None:
     """Write a chart (.png or .svg), in full or not at all. Makes the folder."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}")  # the ending says the format
+    temporary = target.with_name(f".{os.getpid()}-{target.name}")  # the ending says the format
     chart.save(str(temporary), **({"scale_factor": 2} if target.suffix == ".png" else {}))
     temporary.replace(target)
 

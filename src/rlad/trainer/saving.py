@@ -26,7 +26,8 @@ def mark_whole(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 class NothingLeft:
-    """Mixed into a transformers.Trainer: a checkpoint of the last update leaves nothing to train.
+    """Mixed into a transformers.Trainer: a checkpoint of the last update leaves nothing to train, and neither does a
+    budget that is spent already.
 
     transformers looks for the end after an update alone: a run that was killed after its last one (while it was
     evaluated, say) would make one update too many when it goes on.
@@ -36,7 +37,7 @@ class NothingLeft:
     control: Any
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
