@@ -309,6 +309,18 @@ def test_the_studies_of_this_repository_can_run(path: Path, monkeypatch: pytest.
     assert len(steps) == 1 and len({cell.digest for cell in cells}) == len(cells)
 
 
+def test_the_page_of_studies_counts_their_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    folder = ROOT / "recipes" / "studies"
+    rows = re.findall(r"^\| \[(\w[\w.-]+)\].*\| (\d+) \| (\d+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    found = {}
+    for name in (path.name for path in folder.glob("*.yaml")):
+        made = Study.load(folder / name)
+        cells = sum(1 if row.spec.once else len(made.spec.seeds) for row in made.rows)
+        found[name] = cells, sum(len(row.points) for row in made.rows)
+    assert {name: (int(cells), int(trials)) for name, cells, trials in rows} == found
+
+
 def test_the_study_of_the_documentation_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     (block,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "compare.md").read_text(), re.DOTALL | re.MULTILINE)

@@ -123,19 +123,30 @@ def test_training_accuracy_is_of_the_second_half_of_the_steps() -> None:
     rlad, sft = tables.paired_rows([base, ours, none], "grpo")
     assert rlad["training"] == pytest.approx((0.3, 0.3 - T1 * 0.1, 0.3 + T1 * 0.1)) and sft["training"] is None
     text = tables.markdown([base, ours, none], "grpo")
-    assert "| +0.0 (+0.0 to +0.0) | - | - | - | - | +30.0 (-97.1 to +157.1) |" in text
+    assert "| rlad | 2 | +0.0 (+0.0 to +0.0) | +30.0 (-97.1 to +157.1) |" in text  # nothing is known of problems
     assert "| 30.0 % (30.0 % to 30.0 %) |" in text
 
 
-def test_seconds_by_part_leave_the_first_step_out() -> None:
+def test_seconds_by_part_leave_the_first_generation_out() -> None:
     parts = {f"rlad/seconds/{name}": value for name, value in (("generation", 2.0), ("teacher", 1.0), ("ours", 0.1))}
-    curve = [{"step": 1, "step_time": 99.0, **parts}, {"step": 2, "step_time": 4.0, **parts},
-             {"step": 3, "step_time": 6.0, **parts}]  # fmt: skip
+    curve = [{"step": i, "step_time": t, **parts} for i, t in enumerate((99.0, 4.0, 6.0, 90.0), 1)]
     (row,) = tables.seconds_rows([group("rlad", cell(1, 0.5, curve=curve))])
-    # (4 + 6) / 2 = 5; the rest 5 - 2 - 1 - .1 = 1.9
-    assert row["steps"] == 2 and row["step"] == 5 and row["teacher"] == 1
-    assert row["update and the rest"] == pytest.approx(1.9)
+    # 4, 6 and 90 (something else ran on the machine): median 6, quartiles 4 and 90; the rest 6 - 2 - 1 - .1 = 2.9
+    assert row["generations"] == 3 and row["step"] == (6, 4, 90) and row["teacher"] == 1
+    assert row["forward and backward"] == pytest.approx(2.9)
+    text = tables.markdown([group("rlad", cell(1, 0.5, curve=curve))], "rlad")
+    assert "(under 0.005 in every row: rewards, recorder):" in text and "| advantages and objective |" in text
+    assert "| rlad | 3 | 6.00 (4.00 to 90.00) | 2.00 | 1.00 | 0.10 | 2.90 |" in text
     assert tables.seconds_rows([group("old", cell(1, 0.5, curve=steps(0.1, 0.2)))]) == []
+
+
+def test_a_step_without_rollouts_belongs_to_the_generation_before() -> None:
+    # num_iterations 2: steps of 10 and 2 seconds, 8 of the first in generation. A step is 6, of it 4 generation.
+    pair = [{"step_time": 10.0, "rlad/seconds/generation": 8.0}, {"step_time": 2.0}]
+    curve = [{"step": i, **row} for i, row in enumerate(pair * 3, 1)]
+    (row,) = tables.seconds_rows([group("rlad", cell(1, 0.5, curve=curve))])
+    assert row["generations"] == 2 and row["step"] == (6, 6, 6)
+    assert row["generation"] == 4 and row["forward and backward"] == 2
 
 
 def test_tokens_are_means_over_steps_and_seeds() -> None:
@@ -145,6 +156,51 @@ def test_tokens_are_means_over_steps_and_seeds() -> None:
     # Three steps: (.1 + .1 + .4) / 3; log T - log S is known of one: -.5
     assert row["clipped above"] == pytest.approx(0.2) and row["log T - log S"] == -0.5 and row["clamped"] is None
     assert tables.token_rows([group("old", cell(1, 0.5))]) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "shown"),
+    [("rlad", True), ({"name": "rlad", "teacher_clip": 2.0}, True), ({"name": "rlad", "teacher_clip": None}, False),
+     ("rlad-schedule", True), ("grpo", False), ({"name": "kdrl"}, False)],
+)  # fmt: skip
+def test_only_a_method_with_a_clamp_has_a_share_of_clamped_tokens(method: Any, shown: bool) -> None:
+    curve = steps(0.1, **{"rlad/clamped": 0.0, "entropy": 0.5})
+    (row,) = tables.token_rows([group("x", cell(1, 0.5, curve=curve, recipe={"seed": 1, "method": method}))])
+    assert (row["clamped"] == 0.0) is shown and row["entropy"] == 0.5
+
+
+def test_rows_of_a_grid_stand_in_the_order_of_its_values() -> None:
+    from rlad.compare.report import _by_value
+
+    def at(family: str, grid: dict[str, Any]) -> Group:
+        return Group(f"{family}{list(grid.values())}", [], 1, {}, family, grid)
+
+    made = [
+        at("grpo", {}),
+        at("rlad", {"a": 0.5}),
+        at("rlad", {"a": 0.9}),
+        at("kdrl", {"b": "x"}),
+        at("rlad", {"a": 0.1}),
+    ]
+    assert [group.label for group in _by_value(made)] == ["grpo[]", "rlad[0.1]", "rlad[0.5]", "rlad[0.9]", "kdrl['x']"]
+
+
+def test_a_seed_whose_student_was_measured_twice_is_known() -> None:
+    one = [group("a", cell(1, 0.5, before=0.25), cell(2, 0.5)), group("b", cell(1, 0.5, before=0.32), cell(2, 0.5))]
+    assert tables.measured_twice(one) == [1] and tables.measured_twice(one[:1]) == []
+    # The student's row and its Pass@k are of the same cells: of those that know their problems where there are any.
+    knows = group("b", cell(1, 0.5, before=0.32, right=[1]))
+    assert [each.accuracy("before") for each in tables.students([one[0], knows])] == [0.32, 0.25]
+
+
+def test_problems_are_paired_of_the_seeds_that_know_them() -> None:
+    base = group("grpo", cell(1, 0.4, right=[1, 0]), cell(2, 0.4))
+    ours = group("rlad", cell(1, 0.5, right=[1, 1]), cell(2, 0.5, right=[1, 1]))
+    teacher = group("teacher", cell(1, 0.9, right=[1, 1], kind="evaluate"))
+    (row,) = tables.paired_rows([base, ours, teacher], "grpo")  # a teacher is no method: it corrects nothing
+    assert row["label"] == "rlad" and row["seeds"] == 2 and row["problem_seeds"] == 1
+    assert row["by_problem"][0] == pytest.approx(0.5) and row["p_value"] is not None
+    assert "| 2 (1 of the seeds) | +50.0" in tables.markdown([base, ours], "grpo")
 
 
 def test_the_markdown_says_n_and_what_is_missing() -> None:
@@ -157,7 +213,7 @@ def test_the_markdown_says_n_and_what_is_missing() -> None:
     # grpo .5, .6, .7: half width T2 * .1 / sqrt 3 = .248
     assert "| grpo | 3 | 60.0 % | 35.2 % to 84.8 % | +35.0 (+10.2 to +59.8) |" in text
     assert "| rlad | 2 of 3 | 65.0 % |" in text and "kdrl" not in text
-    assert "Minus grpo, in points" in text and "| rlad | 2 | +10.0 (+10.0 to +10.0) | 4 | +25.0 " in text
+    assert "Minus grpo, in points" in text and "| rlad | 2 | +10.0 (+10.0 to +10.0) | - | 4 | +25.0 " in text
     widths = {line.count("|") for line in text.split("\n\n")[1].splitlines()}
     assert len(widths) == 1
 
@@ -172,6 +228,8 @@ def test_by_the_clock_a_seed_has_what_it_had_reached() -> None:
     points = chart.to_dict()["data"]["values"]
     assert (points[0]["x"], points[0]["y"]) == pytest.approx((20, 1 / 4))  # (1/2 + 0) / 2
     assert (points[-1]["x"], points[-1]["y"]) == pytest.approx((30, 1 / 3))  # (2/3 + 0) / 2
+    named = charts.by_clock({"rlad": [fast, slow, [{"step": 1, "accuracy": 0.5}]]}).to_dict()["data"]["values"]
+    assert {point["label"] for point in named} == {"rlad (2 of 3 seeds)"}
     assert charts.by_clock({"old": [[{"step": 1, "accuracy": 0.5}]]}) is None
     late = [{**row, "seconds": row["seconds"] + 100} for row in fast]
     assert charts.by_clock({"rlad": [fast, late]}) is None  # no time that both have

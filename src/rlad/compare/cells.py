@@ -56,6 +56,12 @@ class Finished:
             return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
         return [dict(row) for row in found]
 
+    @property
+    def seconds(self) -> float:
+        """Of training, interruptions left out; of a supervised run and of old files, as its last part counted them."""
+        known = [row["seconds"] for row in self.curve if row.get("seconds") is not None]
+        return float(max([*known, self.data.get("seconds") or 0.0] if self.kind == "sft" or not known else known))
+
     def accuracy(self, when: str, difficulty: str | None = None) -> float | None:
         """`before` or `after` training, of one difficulty or of all problems; None where it was not evaluated."""
         rows = [row for row in self.data.get("gain") or [] if row["difficulty"] == difficulty or difficulty is None]

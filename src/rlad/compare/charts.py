@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlad.compare.tables import TOKENS, Group, accuracy_rows, pass_rows
+from rlad.compare.tables import TOKENS, Group, accuracy_rows, numeric_grid, pass_rows
 from rlad.evaluation.metrics import mean_interval
 from rlad.report.curve import band, learning_curve, save, smoothed
 
@@ -54,7 +54,8 @@ def _has(rows: Sequence[Mapping[str, Any]], metric: str) -> bool:
 def by_clock(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], metric: str = "accuracy") -> Any:
     """Training accuracy over seconds of training: at each time a seed's value is the last that it had reached. A line
     ends where its fastest seed does. None where the cells do not know their seconds."""
-    points = []
+    points: list[dict[str, Any]] = []
+    labels: list[str] = []
     for label, seeds in runs.items():
         curves = [clock_curve(rows, metric) for rows in seeds if _has(rows, metric) and _has(rows, "seconds")]
         if not curves:
@@ -62,11 +63,13 @@ def by_clock(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], metric: 
         first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
         if last < first:  # a seed had ended before another had begun
             continue
+        label += "" if len(curves) == len(seeds) else f" ({len(curves)} of {len(seeds)} seeds)"
+        labels.append(label)
         for i in range(GRID + 1):
             seconds = first + (last - first) * i / GRID
             mean, low, high = mean_interval([_at(curve, seconds) for curve in curves])
             points.append({"x": seconds, "y": mean, "label": label, **_limits(low, high)})
-    return None if not points else band(points, "seconds of training", metric, list(runs), "Training accuracy by time")
+    return None if not points else band(points, "seconds of training", metric, labels, "Training accuracy by time")
 
 
 def clock_curve(rows: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[float, float]]:
@@ -151,12 +154,11 @@ def value_chart(groups: Sequence[Group], baseline: str = "") -> Any:
 
 
 def _numeric_grids(groups: Sequence[Group]) -> dict[tuple[str, str], list[tuple[float, Group]]]:
-    """(family, key) -> its groups in the order of their values, where one number is all that tells them apart."""
+    """(family, key) -> (value, group) in the order of the values."""
     found: dict[tuple[str, str], list[tuple[float, Group]]] = {}
     for group in groups:
-        values = list(group.grid.items())
-        if len(values) == 1 and isinstance(values[0][1], (int, float)) and not isinstance(values[0][1], bool):
-            found.setdefault((group.family, values[0][0]), []).append((values[0][1], group))
+        if (place := numeric_grid(group)) is not None:
+            found.setdefault(place[:2], []).append((place[2], group))
     return {name: sorted(each, key=lambda pair: pair[0]) for name, each in found.items()}
 
 

@@ -7,7 +7,17 @@ from typing import Any
 from rlad.compare.cells import Results, finite
 from rlad.compare.run import chosen_row
 from rlad.compare.study import Row, Study
-from rlad.compare.tables import Group, accuracy_rows, markdown, paired_rows, pass_rows, seconds_rows, token_rows
+from rlad.compare.tables import (
+    Group,
+    accuracy_rows,
+    markdown,
+    measured_twice,
+    numeric_grid,
+    paired_rows,
+    pass_rows,
+    seconds_rows,
+    token_rows,
+)
 from rlad.errors import RladError
 from rlad.evaluation.results import write_json
 from rlad.files import whole_file
@@ -38,10 +48,16 @@ def report(study: Study, results: Results, charts: bool = True) -> str:
     commits = sorted({_commit(cell.data.get("commit")) for group in groups for cell in group.cells})
     wanted = sum(group.wanted for group in groups)
     head = [f"# {study.name}", study.spec.about.strip(), f"    rlad compare {study.path}"]
-    hours = sum(cell.data.get("seconds") or 0.0 for group in groups for cell in group.cells) / 3600
+    trained = [cell for group in groups for cell in group.cells if cell.kind != "evaluate"]
+    hours = sum(cell.seconds for cell in trained) / 3600
     head.append(
         f"{finished} of {wanted} cells are finished, in {hours:.1f} hours of training, at commits {', '.join(commits)}."
     )
+    if twice := measured_twice(groups):
+        head.append(
+            f"Cells of seed {', '.join(map(str, twice))} do not agree on the student before training: they were "
+            "evaluated by versions that draw responses differently. Rows of one seed then differ by the draw as well."
+        )
     images = [f"![{TITLES[name]}](charts/{name}.svg)" for name in pictures]
     with whole_file(folder / "README.md") as file:
         file.write("\n\n".join(filter(None, (*head, tables, *images))).encode() + b"\n")
@@ -64,7 +80,15 @@ def gather(study: Study, results: Results) -> tuple[list[Group], list[dict[str, 
         cells = [] if chosen is None else [found for cell in study.cells(chosen) if (found := results.find(cell))]
         point = {} if chosen is None else chosen.chosen or {}
         groups.append(Group(row.label, cells, seeds, point, row.spec.name, row.grid))
-    return groups, sweeps
+    return _by_value(groups), sweeps
+
+
+def _by_value(groups: list[Group]) -> list[Group]:
+    """Rows of one grid over a number stand together, in the order of its values."""
+    grids = [numeric_grid(group) for group in groups]
+    places = {each[:2]: i for i, each in reversed(list(enumerate(grids))) if each}
+    order = sorted(range(len(groups)), key=lambda i: (places[g[:2]], g[2]) if (g := grids[i]) else (i, 0.0))
+    return [groups[i] for i in order]
 
 
 def _trials(study: Study, row: Row, chosen: Row | None, results: Results) -> list[dict[str, Any]]:

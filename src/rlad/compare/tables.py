@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median, quantiles
 from typing import Any
 
 from rlad.compare.cells import Finished
@@ -13,13 +14,15 @@ from rlad.evaluation.metrics import mean_interval, paired_difference, pass_at_k,
 
 BEFORE = "before training"
 PARTS = ("generation", "rewards", "teacher", "ours", "recorder")
+REST = "forward and backward"
+SAID = {"ours": "advantages and objective"}
 TOKENS = {  # column: metric
     "clipped above": "rlad/clip_high",
     "clipped below": "rlad/clip_low",
     "clamped": "rlad/clamped",
     "log T - log S": "rlad/student_minus_teacher",
     "entropy": "entropy",
-    "tokens": "completions/mean_length",
+    "response tokens": "completions/mean_length",
 }
 Interval = tuple[float, float, float]
 
@@ -51,6 +54,14 @@ class Group:
     def name(self) -> str:
         """With the point that a sweep chose."""
         return " ".join(filter(None, (self.label, shown(self.chosen))))
+
+
+def numeric_grid(group: Group) -> tuple[str, str, float] | None:
+    """(family, key, value) of a row that one number tells from the others of its grid."""
+    values = list(group.grid.items())
+    if len(values) != 1 or not isinstance(values[0][1], (int, float)) or isinstance(values[0][1], bool):
+        return None
+    return group.family, values[0][0], float(values[0][1])
 
 
 def training_accuracy(cell: Finished) -> float | None:
@@ -93,15 +104,30 @@ def accuracy_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return rows
 
 
-def _before(groups: Sequence[Group]) -> dict[str, Any] | None:
-    """The student, once a seed: every cell of a seed begins with the same one."""
+def students(groups: Sequence[Group]) -> list[Finished]:
+    """A cell a seed that knows the student before training: every cell of a seed begins with the same one."""
     by_seed: dict[int, Finished] = {}
     for cell in (cell for group in groups for cell in group.cells):
         if cell.accuracy("before") is not None:
-            by_seed.setdefault(cell.seed, cell)
-    if not by_seed:
+            known = by_seed.get(cell.seed)
+            if known is None or (known.problems is None and cell.problems is not None):
+                by_seed[cell.seed] = cell
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def measured_twice(groups: Sequence[Group]) -> list[int]:
+    """Seeds whose cells do not agree on the student before training: they were evaluated by different versions."""
+    found: dict[int, set[float]] = {}
+    for cell in (cell for group in groups for cell in group.cells):
+        if (value := cell.accuracy("before")) is not None:
+            found.setdefault(cell.seed, set()).add(round(value, 6))
+    return sorted(seed for seed, values in found.items() if len(values) > 1)
+
+
+def _before(groups: Sequence[Group]) -> dict[str, Any] | None:
+    cells = students(groups)
+    if not cells:
         return None
-    cells = [by_seed[seed] for seed in sorted(by_seed)]
     values = [value for cell in cells if (value := cell.accuracy("before")) is not None]
     return {
         "label": BEFORE,
@@ -123,28 +149,28 @@ def _by_difficulty(cells: Sequence[Finished], when: str) -> dict[str, Interval]:
 def paired_rows(groups: Sequence[Group], baseline: str) -> list[dict[str, Any]]:
     """Each group minus the baseline in accuracy, in two pairings.
 
-    seeds: the difference of each seed that both have (Student's t): would another training come out so? problems: the
-    difference of each problem, its mean over those seeds (Student's t, and the sign-flip test, with Holm's correction
-    over the rows): do these models differ on other problems? training: the difference of each seed in
-    `training_accuracy`. None where there is nothing to pair.
+    seeds: the difference of each seed that both have (Student's t): would another training come out so? training: the
+    same of `training_accuracy`. problems: the difference of each problem, its mean over those of the seeds that know
+    their problems (Student's t, and the sign-flip test, with Holm's correction over the rows): do these models differ
+    on other problems? None where there is nothing to pair.
     """
     base = next(group for group in groups if group.label == baseline)
     rows = []
     for group in groups:
         pairs = _pairs(base, group)
-        if group.label == baseline or not pairs:
-            continue
+        if group.label == baseline or not pairs or group.cells[0].kind == "evaluate":
+            continue  # a teacher is no method
         ours, theirs = ([pair[i].accuracy("after") for pair in pairs] for i in (0, 1))
         row: dict[str, Any] = {"label": group.name, "seeds": len(pairs), "by_seed": None, "by_problem": None}
         row["by_seed"] = paired_difference([x or 0.0 for x in ours], [x or 0.0 for x in theirs])
-        row |= {"problems": 0, "p_value": None, "p_holm": None, "training": None}
+        row |= {"problems": 0, "problem_seeds": 0, "p_value": None, "p_holm": None, "training": None}
         training = [(training_accuracy(one), training_accuracy(other)) for one, other in pairs]
         known = [(one, other) for one, other in training if one is not None and other is not None]
         if known:
             row["training"] = paired_difference([one for one, _ in known], [other for _, other in known])
-        if _same_problems(pairs):
-            first, second = (_mean_by_problem([pair[i] for pair in pairs]) for i in (0, 1))
-            row |= {"problems": len(first), "by_problem": paired_difference(first, second)}
+        if alike := _of_one_digest(pairs):
+            first, second = (_mean_by_problem([pair[i] for pair in alike]) for i in (0, 1))
+            row |= {"problems": len(first), "problem_seeds": len(alike), "by_problem": paired_difference(first, second)}
             row["p_value"] = sign_flip_p_value([b - a for a, b in zip(first, second, strict=True)])
         rows.append(row)
     tested = [row for row in rows if row["p_value"] is not None]
@@ -159,10 +185,14 @@ def _pairs(base: Group, group: Group) -> list[tuple[Finished, Finished]]:
     return [(ours[c.seed], c) for c in group.cells if c.seed in ours and c.accuracy("after") is not None]
 
 
-def _same_problems(pairs: Sequence[tuple[Finished, Finished]]) -> bool:
-    """Whether all cells know what was right, and of the same problems."""
-    digests = {None if cell.problems is None else cell.problems["digest"] for pair in pairs for cell in pair}
-    return len(digests) == 1 and None not in digests
+def _of_one_digest(pairs: Sequence[tuple[Finished, Finished]]) -> list[tuple[Finished, Finished]]:
+    """The pairs that know what was right, and of the same problems: the largest set of them."""
+    found: dict[str, list[tuple[Finished, Finished]]] = {}
+    for pair in pairs:
+        digests = {None if cell.problems is None else cell.problems["digest"] for cell in pair}
+        if len(digests) == 1 and (name := digests.pop()) is not None:
+            found.setdefault(name, []).append(pair)
+    return max(found.values(), key=len, default=[])
 
 
 def _mean_by_problem(cells: Sequence[Finished]) -> list[float]:
@@ -185,8 +215,7 @@ def pass_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Pass@k for k = 1, 2, 4, ... and the number of samples, as (mean, low, high) over seeds: of the student, and of
     each group whose cells have more than one sample."""
     rows = []
-    everyone = {cell.seed: cell for group in groups for cell in group.cells if "before" in (cell.problems or {})}
-    named = [(BEFORE, "before", list(everyone.values()))] + [(g.name, "after", list(g.cells)) for g in groups]
+    named = [(BEFORE, "before", students(groups))] + [(g.name, "after", list(g.cells)) for g in groups]
     for label, when, cells in named:
         found = [each for cell in cells if (each := cell.problems) is not None and when in each]
         samples = min((each["samples"] for each in found), default=0)
@@ -214,26 +243,59 @@ def token_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
         steps = [row for cell in group.cells for row in cell.curve]
         means = {column: _mean(row.get(metric) for row in steps) for column, metric in TOKENS.items()}
         if any(value is not None for value in means.values()):
+            if not any(has_clamp(cell) for cell in group.cells):
+                means["clamped"] = None
             if means["log T - log S"] is not None:
                 means["log T - log S"] = -means["log T - log S"]
             rows.append({"label": group.name, "steps": len(steps), **means})
     return rows
 
 
+def has_clamp(cell: Finished) -> bool:
+    """Whether its method clamps log S - log T at all."""
+    from rlad.objectives import METHODS
+
+    method = cell.data["recipe"].get("method") or {}
+    options = {"name": method} if isinstance(method, str) else method
+    default = getattr(METHODS.get(str(options.get("name"))), "teacher_clip", None)
+    return options.get("teacher_clip", default) is not None
+
+
 def seconds_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Seconds of a step by part, means over the steps after the first (which warms up) and over seeds. update and the
-    rest: forward, backward and the trainer's bookkeeping."""
+    """Seconds of a step by part: medians over generations, of the first of which warms up and is left out, and seeds.
+
+    A generation is the steps from one with rollouts to the next: its mean, where num_iterations makes several of them.
+    step: (median, lower and upper quartile). forward and backward: what is left of a step. Without the optimiser, which
+    TRL does not time.
+    """
     rows = []
     for group in groups:
-        steps = [row for cell in group.cells for row in cell.curve[1:] if row.get("step_time") is not None]
-        steps = [row for row in steps if row.get("rlad/seconds/generation") is not None]
-        if not steps:
+        found = [each for cell in group.cells for each in _generations(cell.curve)[1:]]
+        if not found:
             continue
-        row: dict[str, Any] = {"label": group.name, "steps": len(steps), "step": _mean(s["step_time"] for s in steps)}
-        row |= {part: _mean((s.get(f"rlad/seconds/{part}") or 0.0) for s in steps) for part in PARTS}
-        row["update and the rest"] = row["step"] - sum(row[part] for part in PARTS)
-        rows.append(row)
+        steps = [each["step"] for each in found]
+        quartiles = (median(steps), *(quantiles(steps, n=4)[::2] if len(steps) > 1 else (steps[0], steps[0])))
+        row: dict[str, Any] = {"label": group.name, "generations": len(found), "step": quartiles}
+        rows.append(row | {part: median(each[part] for each in found) for part in (*PARTS, REST)})
     return rows
+
+
+def _generations(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Means of a step of each generation: of the whole, of each part, and of the rest."""
+    made: list[list[Mapping[str, Any]]] = []
+    for row in curve:
+        if row.get("step_time") is None:
+            continue
+        if row.get("rlad/seconds/generation") is not None:
+            made.append([])
+        if made:
+            made[-1].append(row)
+    found = []
+    for rows in made:
+        each = {part: math.fsum(row.get(f"rlad/seconds/{part}") or 0.0 for row in rows) / len(rows) for part in PARTS}
+        step = math.fsum(row["step_time"] for row in rows) / len(rows)
+        found.append({**each, "step": step, REST: step - math.fsum(each.values())})
+    return found
 
 
 def markdown(groups: Sequence[Group], baseline: str, sweeps: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -249,10 +311,7 @@ def markdown(groups: Sequence[Group], baseline: str, sweeps: Sequence[Mapping[st
         body = [[row["label"], str(row["steps"]), *(_token(name, row[name]) for name in TOKENS)] for row in rows]
         parts.append("Tokens, means over all steps and seeds:\n\n" + table(["", "steps", *TOKENS], body))
     if rows := seconds_rows(groups):
-        names = ["step", *PARTS, "update and the rest"]
-        body = [[row["label"], str(row["steps"]), *(f"{row[name]:.2f}" for name in names)] for row in rows]
-        parts.append("Seconds of a step, means over steps and seeds, the first step left out:\n\n"
-                     + table(["", "steps", *names], body))  # fmt: skip
+        parts.append(_seconds_table(rows))
     return "\n\n".join(parts)
 
 
@@ -283,15 +342,20 @@ def _difficulty_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _paired_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> str:
+    head = ["", "seeds", "by seed", "training, by seed"]
+    problems = any(row["by_problem"] is not None for row in rows)
     body = []
     for row in rows:
-        line = [row["label"], str(row["seeds"]), points(row["by_seed"])]
-        if row["by_problem"] is None:
+        training = "-" if row["training"] is None else points(row["training"])
+        line = [row["label"], str(row["seeds"]), points(row["by_seed"]), training]
+        if problems and row["by_problem"] is None:
             line += ["-", "-", "-", "-"]
-        else:
-            line += [str(row["problems"]), points(row["by_problem"]), p(row["p_value"]), p(row["p_holm"])]
-        body.append([*line, "-" if row["training"] is None else points(row["training"])])
-    head = ["", "seeds", "by seed", "problems", "by problem", "p", "p, Holm", "training, by seed"]
+        elif problems:
+            seeds = "" if row["problem_seeds"] == row["seeds"] else f" ({row['problem_seeds']} of the seeds)"
+            line += [f"{row['problems']}{seeds}", points(row["by_problem"]), p(row["p_value"]), p(row["p_holm"])]
+        body.append(line)
+    if problems:
+        head += ["problems", "by problem", "p", "p, Holm"]
     return f"Minus {baseline}, in points with their 95 % interval:\n\n" + table(head, body)
 
 
@@ -303,6 +367,23 @@ def _pass_table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     return "Pass@k, means over seeds with their 95 % interval:\n\n" + table(
         ["", "seeds", "problems", *(f"pass@{k}" for k in ks)], body
+    )
+
+
+def _seconds_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    seen = [name for name in (*PARTS, REST) if any(row[name] >= 0.005 for row in rows)]
+    body = []
+    for row in rows:
+        middle, low, high = row["step"]
+        line = [row["label"], str(row["generations"]), f"{middle:.2f} ({low:.2f} to {high:.2f})"]
+        body.append([*line, *(f"{row[name]:.2f}" for name in seen)])
+    head = ["", "n", "step (quartiles)", *(SAID.get(name, name) for name in seen)]
+    hidden = ", ".join(SAID.get(name, name) for name in (*PARTS, REST) if name not in seen)
+    return (
+        "Seconds of a step, medians over generations and seeds, each run's first left out"
+        + (f" (under 0.005 in every row: {hidden})" if hidden else "")
+        + ":\n\n"
+        + table(head, body)
     )
 
 
@@ -344,7 +425,7 @@ def _with_interval(interval: Interval | None) -> str:
 def _token(name: str, value: float | None) -> str:
     if value is None:
         return "-"
-    if name == "tokens":
+    if name == "response tokens":
         return f"{value:.0f}"
     return percent(value) if name.startswith("cl") else f"{value:.3f}"
 
