@@ -12,7 +12,7 @@ import yaml
 
 from rlad.compare.cells import Results, read_cell, seconds_of_steps, write_cell
 from rlad.compare.run import chosen_row, missing
-from rlad.compare.study import Cell, Study, differences, shown
+from rlad.compare.study import Cell, Study, differences, evaluated_by, shown
 from rlad.errors import RladError
 
 RECIPE = {
@@ -176,6 +176,17 @@ def test_an_evaluated_model_does_not_care_for_methods(tmp_path: Path) -> None:
     assert first.recipe["model"]["path"] == "embedded:teacher" and first.seed == 1
     other = Cell("x", "evaluate", 1, {}, {**first.recipe, "method": {"name": "grpo"}})
     assert other.digest == first.digest
+
+
+def test_an_evaluation_depends_on_the_length_of_rollouts_where_it_has_none_of_its_own(tmp_path: Path) -> None:
+    made = cells_of(study(tmp_path), "grpo")[0].recipe
+
+    def asked(rollouts: int, own: int | None) -> Any:
+        trainer = {**made["trainer"], "max_completion_length": rollouts}
+        return evaluated_by({**made, "trainer": trainer, "evaluate": {**made["evaluate"], "max_new_tokens": own}})
+
+    assert asked(100, 700) == asked(200, 700) != asked(200, 600)
+    assert asked(100, None) != asked(200, None)
 
 
 def test_what_is_missing_and_what_the_sweep_chooses(tmp_path: Path) -> None:

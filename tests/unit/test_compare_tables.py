@@ -188,6 +188,9 @@ def test_rows_of_a_grid_stand_in_the_order_of_its_values() -> None:
 def test_a_seed_whose_student_was_measured_twice_is_known() -> None:
     one = [group("a", cell(1, 0.5, before=0.25), cell(2, 0.5)), group("b", cell(1, 0.5, before=0.32), cell(2, 0.5))]
     assert tables.measured_twice(one) == [1] and tables.measured_twice(one[:1]) == []
+    # Another student, or other problems, may well be right more often.
+    other = [group("a", cell(1, 0.5)), group("b", cell(1, 0.5, before=0.32, recipe={"seed": 1, "model": "other"}))]
+    assert tables.measured_twice(other) == []
     # The student's row and its Pass@k are of the same cells: of those that know their problems where there are any.
     knows = group("b", cell(1, 0.5, before=0.32, right=[1]))
     assert [each.accuracy("before") for each in tables.students([one[0], knows])] == [0.32, 0.25]

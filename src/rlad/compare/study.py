@@ -299,7 +299,9 @@ def normal(kind: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def evaluated_by(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a recipe that an evaluation of its model before training depends on."""
-    trainer = {key: recipe["trainer"].get(key) for key in ("max_completion_length", "chat_template_kwargs")}
+    limited = (recipe["evaluate"] or {}).get("max_new_tokens") is not None  # else responses are as long as rollouts
+    keys = ("chat_template_kwargs",) if limited else ("max_completion_length", "chat_template_kwargs")
+    trainer = {key: recipe["trainer"].get(key) for key in keys}
     return {**{key: recipe[key] for key in ("model", "task", "evaluate", "seed")}, "trainer": trainer}
 
 

@@ -9,7 +9,8 @@ from statistics import median, quantiles
 from typing import Any
 
 from rlad.compare.cells import Finished
-from rlad.compare.study import shown
+from rlad.compare.study import digest, evaluated_by, shown
+from rlad.errors import RladError
 from rlad.evaluation.metrics import mean_interval, paired_difference, pass_at_k, sign_flip_p_value
 
 BEFORE = "before training"
@@ -116,12 +117,21 @@ def students(groups: Sequence[Group]) -> list[Finished]:
 
 
 def measured_twice(groups: Sequence[Group]) -> list[int]:
-    """Seeds whose cells do not agree on the student before training: they were evaluated by different versions."""
-    found: dict[int, set[float]] = {}
+    """Seeds of which two cells asked one student the same before training and do not agree: they were evaluated by
+    different versions."""
+    found: dict[tuple[int, str], set[float]] = {}
     for cell in (cell for group in groups for cell in group.cells):
         if (value := cell.accuracy("before")) is not None:
-            found.setdefault(cell.seed, set()).add(round(value, 6))
-    return sorted(seed for seed, values in found.items() if len(values) > 1)
+            found.setdefault((cell.seed, _asked(cell)), set()).add(round(value, 6))
+    return sorted({seed for (seed, _), values in found.items() if len(values) > 1})
+
+
+def _asked(cell: Finished) -> str:
+    """Of which student, and what: equal for two cells that must agree on it."""
+    try:
+        return digest(evaluated_by(cell.identity))
+    except (RladError, KeyError):  # of a version whose recipes say other things
+        return digest(cell.data["recipe"])
 
 
 def _before(groups: Sequence[Group]) -> dict[str, Any] | None:
