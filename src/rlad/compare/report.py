@@ -17,6 +17,7 @@ from rlad.compare.tables import (
     pass_rows,
     seconds_rows,
     token_rows,
+    training_accuracy,
 )
 from rlad.errors import RladError
 from rlad.evaluation.results import write_json
@@ -96,8 +97,11 @@ def _trials(study: Study, row: Row, chosen: Row | None, results: Results) -> lis
     for point, cell in zip(row.points, study.trials(row), strict=True):
         found = results.find(cell)
         accuracy = None if found is None else found.accuracy("after")
+        training = None if found is None else training_accuracy(found)
         won = chosen is not None and chosen.chosen == point
-        lines.append({"label": row.label, "point": dict(point), "accuracy": accuracy, "chosen": won})
+        lines.append(
+            {"label": row.label, "point": dict(point), "accuracy": accuracy, "training": training, "chosen": won}
+        )
     return lines
 
 

@@ -326,12 +326,16 @@ def markdown(groups: Sequence[Group], baseline: str, sweeps: Sequence[Mapping[st
 
 
 def _sweep_table(sweeps: Sequence[Mapping[str, Any]]) -> str:
+    def rate(value: float | None) -> str:
+        return "-" if value is None else percent(value)
+
     body = [
         [row["label"], shown(row["point"]), "missing" if row["accuracy"] is None else percent(row["accuracy"]),
-         "chosen" if row["chosen"] else ""]
+         rate(row["training"]), "chosen" if row["chosen"] else ""]
         for row in sweeps
     ]  # fmt: skip
-    return "Sweeps (validation split, one seed):\n\n" + table(["", "tried", "accuracy", ""], body)
+    head = ["", "tried", "accuracy", "training, second half", ""]
+    return "Sweeps (validation split, one seed):\n\n" + table(head, body)
 
 
 def _accuracy_table(rows: Sequence[Mapping[str, Any]]) -> str:
