@@ -209,8 +209,10 @@ def test_problems_are_paired_of_the_seeds_that_know_them() -> None:
 def test_the_markdown_says_n_and_what_is_missing() -> None:
     base = group("grpo", *(cell(s, 0.4 + 0.1 * s, right=[1, 0, 1, 0]) for s in (1, 2, 3)))
     ours = group("rlad", *(cell(s, 0.5 + 0.1 * s, right=[1, 1, 1, 0]) for s in (1, 2)))
-    sweeps = [{"label": "rlad", "point": {"method.alpha": 0.3}, "accuracy": 0.5, "training": 0.4, "chosen": True},
-              {"label": "rlad", "point": {"method.alpha": 0.5}, "accuracy": None, "training": None, "chosen": False}]  # fmt: skip
+    sweeps = [
+        {"label": "rlad", "point": {"method.alpha": 0.3}, "accuracy": 0.5, "training": 0.4, "chosen": True},
+        {"label": "rlad", "point": {"method.alpha": 0.5}, "accuracy": None, "training": None, "chosen": False},
+    ]
     text = tables.markdown([base, ours, group("kdrl")], "grpo", sweeps)
     assert "| rlad | alpha=0.3 | 50.0 % | 40.0 % | chosen |" in text and "| alpha=0.5 | missing | - |  |" in text
     # grpo .5, .6, .7: half width T2 * .1 / sqrt 3 = .248
