@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rlad.compare import charts, tables
+from rlad.compare import charts, numbers, tables
 from rlad.compare.cells import Finished
-from rlad.compare.tables import BEFORE, Group
+from rlad.compare.numbers import BEFORE, Group
 
 T2 = 4.302652729911275  # Student's t, 0.975, 2 degrees of freedom
 T1 = 12.706204736432095  # and 1
@@ -39,7 +39,7 @@ def group(label: str, *cells: Finished, wanted: int = 3, **chosen: Any) -> Group
 
 def test_means_and_intervals_over_seeds() -> None:
     # .4, .5, .6: mean .5, sd .1, half width T2 * .1 / sqrt 3
-    rows = tables.accuracy_rows([group("rlad", cell(1, 0.4), cell(2, 0.5), cell(3, 0.6, before=0.31), alpha=0.3)])
+    rows = numbers.accuracy_rows([group("rlad", cell(1, 0.4), cell(2, 0.5), cell(3, 0.6, before=0.31), alpha=0.3)])
     half = T2 * 0.1 / math.sqrt(3)
     student, rlad = rows
     assert rlad["label"] == "rlad alpha=0.3" and rlad["seeds"] == 3
@@ -55,11 +55,11 @@ def test_means_and_intervals_over_seeds() -> None:
 
 def test_the_student_counts_once_a_seed() -> None:
     groups = [group("a", cell(1, 0.5), cell(2, 0.5)), group("b", cell(1, 0.6), cell(2, 0.6, before=0.25))]
-    assert tables.accuracy_rows(groups)[0]["seeds"] == 2
+    assert numbers.accuracy_rows(groups)[0]["seeds"] == 2
 
 
 def test_an_evaluated_model_has_no_before() -> None:
-    rows = tables.accuracy_rows([group("teacher", cell(1, 0.9, before=None), wanted=1)])
+    rows = numbers.accuracy_rows([group("teacher", cell(1, 0.9, before=None), wanted=1)])
     assert [row["label"] for row in rows] == ["teacher"] and rows[0]["gain"] is None
     text = tables.markdown([group("teacher", cell(1, 0.9, before=None), wanted=1)], "teacher")
     assert "| teacher | 1 | 90.0 % | - | - | - |" in text
@@ -71,7 +71,7 @@ def test_pairs_by_seed_and_by_problem() -> None:
         "grpo", cell(1, 0.4, right=[2, 0, 0, 0], samples=2), cell(2, 0.5, right=[2, 2, 0, 0], samples=2), cell(3, 0.9)
     )
     ours = group("rlad", cell(2, 0.7, right=[1, 1, 1, 0]), cell(1, 0.5, right=[1, 0, 1, 1]), wanted=2)
-    (row,) = tables.paired_rows([base, ours], "grpo")
+    (row,) = numbers.paired_rows([base, ours], "grpo")
     assert row["seeds"] == 2
     assert row["by_seed"] == pytest.approx((0.15, 0.15 - T1 * 0.05, 0.15 + T1 * 0.05))
     # By problem, means over seeds of the share right, of 2 samples or of 1: grpo 1, .5, 0, 0; rlad 1, .5, 1, .5.
@@ -82,26 +82,26 @@ def test_pairs_by_seed_and_by_problem() -> None:
 
 
 def test_cells_that_do_not_know_their_problems_pair_by_seed_alone() -> None:
-    (row,) = tables.paired_rows([group("grpo", cell(1, 0.4)), group("rlad", cell(1, 0.5, right=[1]))], "grpo")
+    (row,) = numbers.paired_rows([group("grpo", cell(1, 0.4)), group("rlad", cell(1, 0.5, right=[1]))], "grpo")
     assert row["by_problem"] is None and row["p_value"] is None and row["by_seed"][0] == pytest.approx(0.1)
     other = cell(1, 0.5, right=[1])
     other.data["problems"]["digest"] = "others"  # type: ignore[index]
-    assert tables.paired_rows([group("a", cell(1, 0.4, right=[0])), group("b", other)], "a")[0]["by_problem"] is None
+    assert numbers.paired_rows([group("a", cell(1, 0.4, right=[0])), group("b", other)], "a")[0]["by_problem"] is None
 
 
 def test_holm() -> None:
     # Sorted .01, .03, .04 times 3, 2, 1: .03, .06, and .04 may not fall below .06
-    assert tables.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert tables.holm([0.9, 0.8]) == [1.0, 1.0] and tables.holm([]) == []
+    assert numbers.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert numbers.holm([0.9, 0.8]) == [1.0, 1.0] and numbers.holm([]) == []
 
 
 def test_pass_at_k() -> None:
     # 4 samples; 0, 1 and 4 right: pass@1 0, 1/4, 1; pass@2 0, 1 - C(3,2)/C(4,2) = 1/2, 1; pass@4 0, 1, 1
-    rows = tables.pass_rows([group("rlad", cell(1, 0.5, right=[0, 1, 4], samples=4))])
+    rows = numbers.pass_rows([group("rlad", cell(1, 0.5, right=[0, 1, 4], samples=4))])
     found = {row["label"]: {k: mean for k, (mean, _, _) in row["pass_at"].items()} for row in rows}
     assert found["rlad"] == pytest.approx({1: 5 / 12, 2: 0.5, 4: 2 / 3})
     assert found[BEFORE] == {1: 0, 2: 0, 4: 0} and rows[1]["problems"] == 3
-    assert tables.pass_rows([group("one", cell(1, 0.5, right=[0, 1]))]) == []  # one sample says nothing more
+    assert numbers.pass_rows([group("one", cell(1, 0.5, right=[0, 1]))]) == []  # one sample says nothing more
 
 
 def steps(*values: float, **constant: float) -> list[dict[str, float]]:
@@ -111,16 +111,16 @@ def steps(*values: float, **constant: float) -> list[dict[str, float]]:
 def test_training_accuracy_is_of_the_second_half_of_the_steps() -> None:
     # Of five steps the last three: (.3 + .5 + .7) / 3 = .5; of four the last two: (.2 + .4) / 2 = .3
     five, four = steps(0.9, 0.9, 0.3, 0.5, 0.7), steps(0.9, 0.9, 0.2, 0.4)
-    assert tables.training_accuracy(cell(1, 0.5, curve=five)) == pytest.approx(0.5)
-    assert tables.training_accuracy(cell(1, 0.5, curve=[{"step": 1, "loss": 1.0}, *four])) == pytest.approx(0.3)
-    assert tables.training_accuracy(cell(1, 0.5)) is None  # supervised
+    assert numbers.training_accuracy(cell(1, 0.5, curve=five)) == pytest.approx(0.5)
+    assert numbers.training_accuracy(cell(1, 0.5, curve=[{"step": 1, "loss": 1.0}, *four])) == pytest.approx(0.3)
+    assert numbers.training_accuracy(cell(1, 0.5)) is None  # supervised
     base = group("grpo", cell(1, 0.5, curve=four), cell(2, 0.5, curve=four))
     ours = group("rlad", cell(2, 0.5, curve=steps(0.6, 0.7)), cell(1, 0.5, curve=five))
     none = group("sft", cell(1, 0.5), cell(2, 0.5))
-    rows = {row["label"]: row for row in tables.accuracy_rows([base, ours, none])}
+    rows = {row["label"]: row for row in numbers.accuracy_rows([base, ours, none])}
     assert rows["rlad"]["training"][0] == pytest.approx((0.5 + 0.7) / 2) and rows["sft"]["training"] is None
     # By seed: .5 - .3, .7 - .3: mean .3, sd .1414, half T1 * .1
-    rlad, sft = tables.paired_rows([base, ours, none], "grpo")
+    rlad, sft = numbers.paired_rows([base, ours, none], "grpo")
     assert rlad["training"] == pytest.approx((0.3, 0.3 - T1 * 0.1, 0.3 + T1 * 0.1)) and sft["training"] is None
     text = tables.markdown([base, ours, none], "grpo")
     assert "| rlad | 2 | +0.0 (+0.0 to +0.0) | +30.0 (-97.1 to +157.1) |" in text  # nothing is known of problems
@@ -130,21 +130,21 @@ def test_training_accuracy_is_of_the_second_half_of_the_steps() -> None:
 def test_seconds_by_part_leave_the_first_generation_out() -> None:
     parts = {f"rlad/seconds/{name}": value for name, value in (("generation", 2.0), ("teacher", 1.0), ("ours", 0.1))}
     curve = [{"step": i, "step_time": t, **parts} for i, t in enumerate((99.0, 4.0, 6.0, 90.0), 1)]
-    (row,) = tables.seconds_rows([group("rlad", cell(1, 0.5, curve=curve))])
+    (row,) = numbers.seconds_rows([group("rlad", cell(1, 0.5, curve=curve))])
     # 4, 6 and 90 (something else ran on the machine): median 6, quartiles 4 and 90; the rest 6 - 2 - 1 - .1 = 2.9
     assert row["generations"] == 3 and row["step"] == (6, 4, 90) and row["teacher"] == 1
     assert row["forward and backward"] == pytest.approx(2.9)
     text = tables.markdown([group("rlad", cell(1, 0.5, curve=curve))], "rlad")
     assert "(under 0.005 in every row: rewards, recorder):" in text and "| advantages and objective |" in text
     assert "| rlad | 3 | 6.00 (4.00 to 90.00) | 2.00 | 1.00 | 0.10 | 2.90 |" in text
-    assert tables.seconds_rows([group("old", cell(1, 0.5, curve=steps(0.1, 0.2)))]) == []
+    assert numbers.seconds_rows([group("old", cell(1, 0.5, curve=steps(0.1, 0.2)))]) == []
 
 
 def test_a_step_without_rollouts_belongs_to_the_generation_before() -> None:
     # num_iterations 2: steps of 10 and 2 seconds, 8 of the first in generation. A step is 6, of it 4 generation.
     pair = [{"step_time": 10.0, "rlad/seconds/generation": 8.0}, {"step_time": 2.0}]
     curve = [{"step": i, **row} for i, row in enumerate(pair * 3, 1)]
-    (row,) = tables.seconds_rows([group("rlad", cell(1, 0.5, curve=curve))])
+    (row,) = numbers.seconds_rows([group("rlad", cell(1, 0.5, curve=curve))])
     assert row["generations"] == 2 and row["step"] == (6, 6, 6)
     assert row["generation"] == 4 and row["forward and backward"] == 2
 
@@ -152,10 +152,10 @@ def test_a_step_without_rollouts_belongs_to_the_generation_before() -> None:
 def test_tokens_are_means_over_steps_and_seeds() -> None:
     one, two = steps(0.1, 0.2, **{"rlad/clip_high": 0.1}), steps(0.1, **{"rlad/clip_high": 0.4})
     two[0]["rlad/student_minus_teacher"] = 0.5
-    (row,) = tables.token_rows([group("rlad", cell(1, 0.5, curve=one), cell(2, 0.5, curve=two))])
+    (row,) = numbers.token_rows([group("rlad", cell(1, 0.5, curve=one), cell(2, 0.5, curve=two))])
     # Three steps: (.1 + .1 + .4) / 3; log T - log S is known of one: -.5
     assert row["clipped above"] == pytest.approx(0.2) and row["log T - log S"] == -0.5 and row["clamped"] is None
-    assert tables.token_rows([group("old", cell(1, 0.5))]) == []
+    assert numbers.token_rows([group("old", cell(1, 0.5))]) == []
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_tokens_are_means_over_steps_and_seeds() -> None:
 )  # fmt: skip
 def test_only_a_method_with_a_clamp_has_a_share_of_clamped_tokens(method: Any, shown: bool) -> None:
     curve = steps(0.1, **{"rlad/clamped": 0.0, "entropy": 0.5})
-    (row,) = tables.token_rows([group("x", cell(1, 0.5, curve=curve, recipe={"seed": 1, "method": method}))])
+    (row,) = numbers.token_rows([group("x", cell(1, 0.5, curve=curve, recipe={"seed": 1, "method": method}))])
     assert (row["clamped"] == 0.0) is shown and row["entropy"] == 0.5
 
 
@@ -187,20 +187,20 @@ def test_rows_of_a_grid_stand_in_the_order_of_its_values() -> None:
 
 def test_a_seed_whose_student_was_measured_twice_is_known() -> None:
     one = [group("a", cell(1, 0.5, before=0.25), cell(2, 0.5)), group("b", cell(1, 0.5, before=0.32), cell(2, 0.5))]
-    assert tables.measured_twice(one) == [1] and tables.measured_twice(one[:1]) == []
+    assert numbers.measured_twice(one) == [1] and numbers.measured_twice(one[:1]) == []
     # Another student, or other problems, may well be right more often.
     other = [group("a", cell(1, 0.5)), group("b", cell(1, 0.5, before=0.32, recipe={"seed": 1, "model": "other"}))]
-    assert tables.measured_twice(other) == []
+    assert numbers.measured_twice(other) == []
     # The student's row and its Pass@k are of the same cells: of those that know their problems where there are any.
     knows = group("b", cell(1, 0.5, before=0.32, right=[1]))
-    assert [each.accuracy("before") for each in tables.students([one[0], knows])] == [0.32, 0.25]
+    assert [each.accuracy("before") for each in numbers.students([one[0], knows])] == [0.32, 0.25]
 
 
 def test_problems_are_paired_of_the_seeds_that_know_them() -> None:
     base = group("grpo", cell(1, 0.4, right=[1, 0]), cell(2, 0.4))
     ours = group("rlad", cell(1, 0.5, right=[1, 1]), cell(2, 0.5, right=[1, 1]))
     teacher = group("teacher", cell(1, 0.9, right=[1, 1], kind="evaluate"))
-    (row,) = tables.paired_rows([base, ours, teacher], "grpo")  # a teacher is no method: it corrects nothing
+    (row,) = numbers.paired_rows([base, ours, teacher], "grpo")  # a teacher is no method: it corrects nothing
     assert row["label"] == "rlad" and row["seeds"] == 2 and row["problem_seeds"] == 1
     assert row["by_problem"][0] == pytest.approx(0.5) and row["p_value"] is not None
     assert "| 2 (1 of the seeds) | +50.0" in tables.markdown([base, ours], "grpo")

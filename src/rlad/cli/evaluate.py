@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -107,16 +107,12 @@ def evaluate(
     """
     from rlad.evaluation.generate import Sampling
     from rlad.evaluation.problems import PromptFormat
-    from rlad.evaluation.results import check_pass_at, load_run
+    from rlad.evaluation.results import check_pass_at
     from rlad.evaluation.run import Settings
     from rlad.tasks import load_task
 
-    if not task:
-        raise RladError("say what to evaluate on: --task knights_knaves, or another task")
-    if backend not in BATCH_SIZES:
-        raise RladError(f"--backend must be one of {', '.join(BATCH_SIZES)}, not {backend!r}")
-    _check_files(output, export, restart, records)
-    ks = _whole_numbers(pass_at)
+    _check_asked(task, backend, restart, records)
+    outcome = _Outcome.checked(pass_at, against, export, output)
     settings = Settings(
         samples,
         Sampling(temperature, top_p, max_new_tokens),
@@ -124,7 +120,6 @@ def evaluate(
         batch_size or BATCH_SIZES[backend],
         PromptFormat(prompt_format, append.replace("\\n", "\n"), _yaml("--template", template)),
     )
-    other = None if against is None else load_run(against)
     spec = task_spec(task, data, people)
     run = _Run(
         load_task(spec),
@@ -138,15 +133,11 @@ def evaluate(
         store = run.scored(responses)
     else:
         name = _model_name(model, revision, dtype, base)
-        check_pass_at(ks, samples)
+        check_pass_at(outcome.ks, samples)
         settings.sampling.check(samples, settings.batch_size)
         open_backend = _backend(backend, name, _yaml("--engine", engine), url, served_model, api_key_env)
         store = run.generated(settings, name, backend, open_backend)
-    evaluation = store.evaluation()
-    evaluation = dataclasses.replace(evaluation, settings={**run.about, **evaluation.settings})
-    _report(evaluation.with_pass_at(ks) if ks else evaluation, other, against, output)
-    if export is not None:
-        _export(export[1], store, output)
+    outcome.tell(store, run.about)
     return 0
 
 
@@ -201,11 +192,63 @@ class _Run:
         return Store(self.task, examples, settings, self.about, folder, responses)
 
 
-def _export(path: str, store: Store, output: str | None) -> None:
-    from rlad.evaluation.exchange import export_lm_eval
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """What is made of the responses. ks: of Pass@k. against: a run to compare with, by name, and `other`, the run.
+    export: a file of samples. output: a file for the JSON, - for standard output, where nothing else is then said."""
 
-    export_lm_eval(path, store.rows())
-    print(f"samples for lm-eval in {path}", file=sys.stderr if output == "-" else sys.stdout)
+    ks: Sequence[int]
+    against: str | None
+    other: Evaluation | None
+    export: str | None
+    output: str | None
+
+    @classmethod
+    def checked(
+        cls, pass_at: str | None, against: str | None, export: tuple[str, str] | None, output: str | None
+    ) -> _Outcome:
+        """From the options. Raises RladError, before hours of work, where the result could not be told."""
+        from rlad.evaluation.results import load_run
+
+        if export is not None and export[0] != "lm-eval":
+            raise RladError(f"--export knows the format lm-eval (--export lm-eval FILE), not {export[0]!r}")
+        file = None if export is None else export[1]
+        for path in (output if output != "-" else None, file):
+            if path and (Path(path).is_dir() or any(parent.is_file() for parent in Path(path).parents)):
+                raise RladError(f"cannot write {path}: it is a folder, or lies in what is a file")
+        return cls(_whole_numbers(pass_at), against, None if against is None else load_run(against), file, output)
+
+    def tell(self, store: Store, about: Mapping[str, Any]) -> None:
+        """The tables, on standard error where the JSON goes to standard output; the JSON; the samples."""
+        from rlad.evaluation.exchange import export_lm_eval
+        from rlad.evaluation.results import write_json
+
+        said, evaluation = sys.stderr if self.output == "-" else sys.stdout, store.evaluation()
+        evaluation = dataclasses.replace(evaluation, settings={**about, **evaluation.settings})
+        if self.ks:
+            evaluation = evaluation.with_pass_at(self.ks)
+        content = evaluation.to_json()
+        print(evaluation.table(), file=said)
+        if self.other is not None:
+            content["against"] = self._compared(evaluation, self.other, said)
+        if self.output == "-":
+            print(json.dumps(content))
+        elif self.output is not None:
+            write_json(self.output, content)
+            print(f"written to {self.output}")
+        if self.export is not None:
+            export_lm_eval(self.export, store.rows())
+            print(f"samples for lm-eval in {self.export}", file=said)
+
+    def _compared(self, evaluation: Evaluation, other: Evaluation, said: TextIO) -> dict[str, Any]:
+        from rlad.evaluation.pairs import compare, comparison_table, differing_settings
+
+        rows, differing = compare(other, evaluation), differing_settings(other, evaluation)
+        print(f"\nagainst {self.against}, in pairs:", file=said)
+        print(comparison_table(evaluation.difficulty_name, rows, "other"), file=said)
+        if differing:
+            print(f"warning: the two were not made alike: {'; '.join(differing)}", file=sys.stderr)
+        return {"run": self.against, "settings": other.settings, "differing": differing, "rows": rows}
 
 
 def _backend(
@@ -244,28 +287,6 @@ def _model_name(model: str, revision: str | None, dtype: str | None, base: str |
     return ModelName(model, revision, dtype, base)
 
 
-def _report(evaluation: Evaluation, other: Evaluation | None, against: str | None, output: str | None) -> None:
-    """The tables, on standard error where the JSON goes to standard output; and the JSON."""
-    from rlad.evaluation.pairs import compare, comparison_table, differing_settings
-    from rlad.evaluation.results import write_json
-
-    said, content = sys.stderr if output == "-" else sys.stdout, evaluation.to_json()
-    print(evaluation.table(), file=said)
-    if other is not None:
-        rows = compare(other, evaluation)
-        differing = differing_settings(other, evaluation)
-        content["against"] = {"run": against, "settings": other.settings, "differing": differing, "rows": rows}
-        print(f"\nagainst {against}, in pairs:", file=said)
-        print(comparison_table(evaluation.difficulty_name, rows, "other"), file=said)
-        if differing:
-            print(f"warning: the two were not made alike: {'; '.join(differing)}", file=sys.stderr)
-    if output == "-":
-        print(json.dumps(content))
-    elif output is not None:
-        write_json(output, content)
-        print(f"written to {output}")
-
-
 def _check_nothing_generates(context: typer.Context) -> None:
     """Raises RladError for options beside --responses that would be ignored."""
     given = [name for name in GENERATION if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
@@ -274,15 +295,13 @@ def _check_nothing_generates(context: typer.Context) -> None:
         raise RladError(f"with --responses nothing is generated, so {options} would do nothing: leave it out")
 
 
-def _check_files(output: str | None, export: tuple[str, str] | None, restart: bool, records: str | None) -> None:
-    """Before hours of work: whether its result can be written."""
-    if export is not None and export[0] != "lm-eval":
-        raise RladError(f"--export knows the format lm-eval (--export lm-eval FILE), not {export[0]!r}")
+def _check_asked(task: str, backend: str, restart: bool, records: str | None) -> None:
+    if not task:
+        raise RladError("say what to evaluate on: --task knights_knaves, or another task")
+    if backend not in BATCH_SIZES:
+        raise RladError(f"--backend must be one of {', '.join(BATCH_SIZES)}, not {backend!r}")
     if restart and records is None:
         raise RladError("--restart begins --records anew: say which folder")
-    for path in (output if output != "-" else None, export and export[1]):
-        if path and (Path(path).is_dir() or any(parent.is_file() for parent in Path(path).parents)):
-            raise RladError(f"cannot write {path}: it is a folder, or lies in what is a file")
 
 
 def _whole_numbers(text: str | None) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlad.compare.tables import TOKENS, Group, accuracy_rows, numeric_grid, pass_rows
+from rlad.compare.numbers import TOKENS, Group, accuracy_rows, numeric_grid, pass_rows
 from rlad.evaluation.metrics import mean_interval
 from rlad.report.curve import band, learning_curve, save, smoothed
 
@@ -125,7 +125,7 @@ def difficulty_chart(groups: Sequence[Group]) -> Any:
 
 
 def value_chart(groups: Sequence[Group], baseline: str = "") -> Any:
-    """Accuracy over the number that a grid varies, held out and in training (`tables.training_accuracy`), two panels
+    """Accuracy over the number that a grid varies, held out and in training (`numbers.training_accuracy`), two panels
     for each grid of at least LEAST_VALUES: a dot a seed, a line through the means, and dashed the baseline's mean.
     None where no grid varies a number alone."""
     import altair as alt

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rlad.compare.cells import Results, finite
-from rlad.compare.run import chosen_row
-from rlad.compare.study import Row, Study
-from rlad.compare.tables import (
+from rlad.compare.numbers import (
     Group,
     accuracy_rows,
-    markdown,
     measured_twice,
     numeric_grid,
     paired_rows,
@@ -19,6 +16,9 @@ from rlad.compare.tables import (
     token_rows,
     training_accuracy,
 )
+from rlad.compare.run import chosen_row
+from rlad.compare.study import Row, Study
+from rlad.compare.tables import markdown
 from rlad.errors import RladError
 from rlad.evaluation.results import write_json
 from rlad.files import whole_file
