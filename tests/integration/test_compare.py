@@ -100,6 +100,11 @@ def test_one_seed_of_a_study(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["compare", "mine.yaml", "--workers", "0", "--seed", "2"]) == 0
     assert [path.stem for path in (folder / "results" / "mine").glob("*.json") if "seed" in path.stem] == ["grpo-seed2"]
     assert "1 of 2 cells are finished" in (folder / "results" / "mine" / "README.md").read_text()
+    capsys.readouterr()
+    assert main(["compare", "mine.yaml", "--list"]) == 0
+    assert tuple(capsys.readouterr()) == ("grpo, seed 1\n", "")
+    assert main(["compare", "mine.yaml", "--list", "--seed", "2"]) == 0
+    assert tuple(capsys.readouterr()) == ("", "nothing is missing\n")
 
 
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -31,9 +32,11 @@ def compare(
     loaded = Study.load(study)
     found = Results(results, loaded.name)
     if list_only:
-        for cells in missing(loaded, found, only, seeds):
-            for cell in cells:
-                print(f"{cell.label}, seed {cell.seed}")
+        left = [cell for cells in missing(loaded, found, only, seeds) for cell in cells]
+        for cell in left:
+            print(f"{cell.label}, seed {cell.seed}")
+        if not left:  # not among the cells' names
+            print("nothing is missing", file=sys.stderr)
         return 0
     status = 0
     if not table:
