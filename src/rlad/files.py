@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 from rlad.errors import RladError
 
+WRITABLE = ".writable"
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
@@ -35,3 +37,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise
     except OSError as error:
         raise RladError(f"cannot write {target}: {error}") from error
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise RladError where nothing could be written in the folder: now, and not after hours of training."""
+    target = Path(folder)
+    there = target.is_dir()
+    with whole_file(target / WRITABLE):
+        pass
+    (target / WRITABLE).unlink(missing_ok=True)
+    if not there:
+        target.rmdir()

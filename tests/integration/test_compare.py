@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,29 @@ def test_one_seed_of_a_study(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert tuple(capsys.readouterr()) == ("grpo, seed 1\n", "")
     assert main(["compare", "mine.yaml", "--list", "--seed", "2"]) == 0
     assert tuple(capsys.readouterr()) == ("", "nothing is missing\n")
+
+
+def test_what_a_later_cell_lacks_is_said_before_the_first_runs(folder: Path) -> None:
+    gone = str(folder / "nothing")
+    for cell, words in (
+        ({"name": "gone", "set": {"model": gone}}, "gone: model.path: there is no folder"),
+        ({"name": "gone", "kind": "evaluate", "once": True, "set": {"model": gone}}, "gone: model.path: there is no"),
+        (
+            {"name": "asks", "set": {"task": {"name": "knights_knaves", "peple": 3}}},
+            "asks: task knights_knaves: .*peple",
+        ),
+        ({"name": "trl", "set": {"trainer.log_completions_hub_repo": "a/b"}}, "trl: trainer: .*log_completions"),
+    ):
+        made = study(folder, cells=[CELLS[0], cell])
+        with pytest.raises(RladError, match=words):
+            ran(made)
+        assert list((folder / "results").rglob("*.json")) == []
+    sft = {"model": str(folder / "student"), "task": "letters_task:Letters", "sft": {"traces": gone}}
+    (folder / "sft.yaml").write_text(yaml.safe_dump({**sft, "trainer": {"use_cpu": True, "bf16": False}}))
+    made = study(folder, cells=[CELLS[0], {"name": "sft", "kind": "sft", "recipe": str(folder / "sft.yaml")}])
+    with pytest.raises(RladError, match=r"sft: sft\.traces: there is no folder"):
+        ran(made)
+    assert ran(made, only="grpo", seeds=(1,))[0] == 0  # what is not asked for is not asked about
 
 
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,14 +291,21 @@ def test_what_cannot_be_run_or_written_is_said_first(folder: Path, capsys: pytes
     assert not list(folder.glob("r*/*/*.log"))
 
 
+def without_weights(folder: Path) -> str:
+    """A model that looks whole until it is loaded."""
+    broken = shutil.copytree(folder / "student", folder / "broken")
+    (broken / "model.safetensors").unlink()
+    return str(broken)
+
+
 def test_a_study_of_which_all_fails_says_so_by_its_status(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study(folder, cells=[{"name": "bad", "set": {"model": str(folder / "nowhere")}}], seeds=[1])
+    study(folder, cells=[{"name": "bad", "set": {"model": without_weights(folder)}}], seeds=[1])
     assert main(["compare", "mine.yaml", "--workers", "0"]) == 1
     assert "failed: bad, seed 1: error: the model" in capsys.readouterr().out
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_run(folder: Path) -> None:
-    bad = {"name": "bad", "set": {"method": "grpo", "model": str(folder / "nowhere")}}
+    bad = {"name": "bad", "set": {"method": "grpo", "model": without_weights(folder)}}
     made = study(folder, cells=[bad, CELLS[0]], seeds=[1])
     status, lines = ran(made)
     assert status == 1

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import tiny
 from rlad.errors import RladError
 from rlad.offline.config import SftRecipe
-from rlad.offline.sft import make_trainer, train_offline
+from rlad.offline.sft import arguments_of, make_trainer, train_offline
 from rlad.records import Writer, parts, read_rows
 from rlad.trainer.saving import STATE_FILE, last_checkpoint
 
@@ -98,7 +98,9 @@ def test_the_loss_is_the_mean_over_the_updates_response_tokens_of_their_negative
         first = row["completion_mask"].index(1)
         logps = tiny.direct_logps(student, row["input_ids"][:first], row["input_ids"][first:])
         nats, count = nats - float(logps.sum().detach()), count + len(logps)
-    trainer = make_trainer(recipe, rows, student, tiny.tokenizer(), tmp_path / "run", lambda line: None)
+    output = tmp_path / "run"
+    arguments = arguments_of(recipe, output)
+    trainer = make_trainer(recipe, arguments, rows, student, tiny.tokenizer(), output, lambda line: None)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     for i, row in enumerate(rows):  # what TRL made of the masks, token by token
         expected = [t if bit else -100 for t, bit in zip(row["input_ids"], row["completion_mask"], strict=True)]
@@ -229,6 +231,7 @@ def test_traces_whose_maker_is_killed_go_on_to_the_same_records(tmp_path: Path) 
 
 def test_several_processes_do_not_make_traces(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
+    monkeypatch.setattr("rlad.offline.sft.arguments_of", lambda *_: object())  # it would wait for the other process
     with pytest.raises(RladError, match="--traces-only"):
         run(base, None, tmp_path / "run", teacher=base)
 
@@ -239,3 +242,20 @@ def test_a_teacher_that_is_never_right_is_an_error_before_training(base: str, tm
     assert not (tmp_path / "run").exists()
     with pytest.raises(RladError, match=r"sft\.problems: the task has 16 training problems, not 17"):
         run(base, None, tmp_path / "run", teacher=base, sft={"problems": 17})
+
+
+def test_what_would_stop_the_training_is_said_before_traces_are_made(base: str, tmp_path: Path) -> None:
+    teacher = tiny.save(2, tmp_path / "teacher")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("Who", "Carol")))
+    task = {"prompts": str(prompts), "reward": "builtins:len", "evaluation_prompts": str(prompts)}
+    for changed, words in (
+        ({"evaluate": {"puzzles": 3}}, "^evaluate: .* has 2 prompts, fewer than the 3 asked for"),
+        ({"trainer": {"validate": {"every": 1, "puzzles": 1}}}, r"^trainer\.validate: .*task\.validation_prompts"),
+        ({"model": "./nowhere"}, r"^model\.path: there is no folder"),
+        ({"trainer": {"accelerator_config": "nowhere.json"}}, r"^trainer: .*nowhere\.json"),
+    ):
+        data = mapping(base, None, tmp_path / "run", teacher=teacher, task=task, **changed)
+        with pytest.raises(RladError, match=words):
+            train_offline(SftRecipe.from_mapping(data), emit=lambda line: None)
+        assert not (tmp_path / "run-traces").exists()

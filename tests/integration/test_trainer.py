@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,25 @@ def test_method_and_trl_agree_on_the_clip_range(tmp_path: Path) -> None:
     config = tiny.arguments(tmp_path, "grpo", epsilon=0.1, epsilon_high=None)
     assert (config.method["clip_low"], config.method["clip_high"]) == (0.1, 0.1)
     assert RLADConfig(str(tmp_path), use_cpu=True, bf16=False).loss_type == "grpo"
+
+
+@pytest.mark.parametrize(
+    ("method", "clip", "words"),
+    [
+        (RLAD(alpha=0.5), {"epsilon": 0.1}, "epsilon=0.1 and the method's clip_low=0.2 contradict each other"),
+        ({"name": "rlad", "clip_high": 0.4}, {"epsilon_high": 0.3}, "epsilon_high=0.3 and the method's clip_high=0.4"),
+        (RLAD(), {"epsilon_high": None}, "epsilon_high=0.2 and the method's clip_high=0.28"),
+    ],
+)
+def test_two_clip_ranges_are_refused(method: Any, clip: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(RladError, match=re.escape(words)):
+        tiny.arguments(tmp_path, method, **clip)
+
+
+def test_a_config_can_be_made_again_from_its_fields(tmp_path: Path) -> None:
+    first = tiny.arguments(tmp_path, RLAD(alpha=0.3, clip_low=0.1, clip_high=0.4))
+    again = tiny.arguments(tmp_path, first.method, epsilon=first.epsilon, epsilon_high=first.epsilon_high)
+    assert again.method == first.method and (again.epsilon, again.epsilon_high) == (0.1, 0.4)
 
 
 # --- advantages

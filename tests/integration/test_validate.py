@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 import letters_task
 import tiny
@@ -76,6 +77,17 @@ def test_the_best_is_kept_named_and_evaluated(base: str, tmp_path: Path) -> None
     if best["step"] == 0:
         before, after = (Evaluation.load(run / f"evaluation-{when}.json") for when in ("before", "after"))
         assert [p.responses for p in before.problems] == [p.responses for p in after.problems]
+
+
+def test_a_run_that_ends_before_its_last_step_validates_its_last_model(base: str, tmp_path: Path) -> None:
+    """As one whose seconds are over does (rlad compare)."""
+
+    class Enough(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    quietly(recipe(base, tmp_path / "run", VALIDATE), callbacks=[Enough()])
+    assert [row["step"] for row in read_history(tmp_path / "run" / "validation.jsonl")] == [0, 2, 3]
 
 
 def test_without_keep_best_the_last_is_evaluated(base: str, tmp_path: Path) -> None:

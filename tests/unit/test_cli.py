@@ -246,6 +246,21 @@ def test_check_looks_around(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(errors) == 6
 
 
+def test_check_reads_the_data_that_are_here(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "few.jsonl").write_text('{"prompt": "Who?"}\n{"prompt": "Why?"}\n', encoding="utf-8")
+    prompts = "task={prompts: few.jsonl, reward: 'builtins:len', evaluation_prompts: few.jsonl}"
+    cpu = ["trainer.use_cpu=true", "trainer.bf16=false"]
+    for changed, words in (
+        (["evaluate.puzzles=200"], "evaluate: few.jsonl has 2 prompts, fewer than the 200 asked for"),
+        (["evaluate=null"], "the task has 2 training problems, and one generation takes"),
+        (["evaluate=null", "trainer.validate={every: 2}"], "trainer.validate: "),
+    ):
+        assert main(["check", "mine.yaml", prompts, *cpu, *changed]) == 2
+        assert f"error: {words}" in capsys.readouterr().err
+    # Those on the hub are not asked for.
+    assert main(["check", "mine.yaml", "task=math", "evaluate={puzzles: 30000}", *cpu]) == 0
+
+
 def test_check_loads_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -264,9 +279,22 @@ def test_grade_answers_every_line_in_order(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_grade_takes_a_scorer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [line.replace(b"<think>", b"") for line in (RIGHT, WRONG)]  # Logic-RL's prompt opens the tag itself
-    _, verdicts, _ = graded(monkeypatch, capsys, lines, "--scorer", "logic-rl")
+    _, verdicts, _ = graded(monkeypatch, capsys, [RIGHT, WRONG], "--scorer", "logic-rl")
     assert [verdict["value"] for verdict in verdicts] == [3.0, -0.5]
+
+
+def test_a_line_to_grade_says_whether_its_prompt_opened_the_tag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Logic-RL's prompts do: the response then has no <think> of its own, and may have none."""
+    lines = []
+    for opened in (True, False):
+        row = json.loads(RIGHT)
+        for response in (row["response"].removeprefix("<think>"), row["response"]):
+            said = {**row, "response": response, "prompt_ends_with_think_tag": opened}
+            lines.append(json.dumps(said).encode())
+    _, verdicts, _ = graded(monkeypatch, capsys, lines, "--scorer", "logic-rl")
+    assert [verdict["value"] for verdict in verdicts] == [3.0, -3.0, -3.0, 3.0]
 
 
 def test_grade_reports_bad_lines_with_their_number_and_goes_on(

@@ -9,11 +9,11 @@ import pytest
 from tokenizers import decoders
 
 import tiny
-from rlad.cli.check import found_problems
 from rlad.cli.describe import description
 from rlad.cli.memory import _human, memory
 from rlad.models.tokenizer import train_tokenizer
 from rlad.trainer.config import Recipe
+from rlad.trainer.preflight import found_problems
 
 
 def recipe(student: str, teacher: Any, **options: Any) -> Recipe:

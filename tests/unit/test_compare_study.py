@@ -189,6 +189,21 @@ def test_an_evaluation_depends_on_the_length_of_rollouts_where_it_has_none_of_it
     assert asked(100, None) != asked(200, None)
 
 
+def test_responses_before_sft_are_as_long_as_its_section_says(tmp_path: Path) -> None:
+    made = cells_of(study(tmp_path), "grpo")[0].recipe
+    open_end = {**made, "evaluate": {**made["evaluate"], "max_new_tokens": None}}
+
+    def asked(**sft: Any) -> Any:
+        return evaluated_by({**{key: value for key, value in open_end.items() if key != "method"}, "sft": sft})
+
+    def trained(length: int) -> Any:
+        return evaluated_by({**open_end, "trainer": {**made["trainer"], "max_completion_length": length}})
+
+    assert asked(max_new_tokens=704) == trained(704) != asked(max_new_tokens=256) == trained(256)
+    assert asked() == trained(512)  # the default of both
+    assert asked(chat_template_kwargs={"enable_thinking": False}) != asked()
+
+
 def test_what_is_missing_and_what_the_sweep_chooses(tmp_path: Path) -> None:
     made, results = study(tmp_path), Results(tmp_path / "results", "mine")
     trials, cells = missing(made, results)

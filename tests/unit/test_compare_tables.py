@@ -140,6 +140,16 @@ def test_seconds_by_part_leave_the_first_generation_out() -> None:
     assert numbers.seconds_rows([group("old", cell(1, 0.5, curve=steps(0.1, 0.2)))]) == []
 
 
+def test_a_row_that_stands_for_several_steps_has_their_parts_in_sum() -> None:
+    # logging_steps 10: a step of 2 seconds, of it 10 / 10 = 1 generation and 3 / 10 = .3 the teacher; the rest is .7.
+    row = {"step_time": 2.0, "rlad/seconds/generation": 10.0, "rlad/seconds/teacher": 3.0}
+    curve = [{"step": step, **row} for step in (10, 20, 30)]
+    (found,) = numbers.seconds_rows([group("rlad", cell(1, 0.5, curve=curve))])
+    assert found["generations"] == 2 and found["step"] == (2, 2, 2)
+    assert (found["generation"], found["teacher"]) == pytest.approx((1.0, 0.3))
+    assert found["forward and backward"] == pytest.approx(0.7)
+
+
 def test_a_step_without_rollouts_belongs_to_the_generation_before() -> None:
     # num_iterations 2: steps of 10 and 2 seconds, 8 of the first in generation. A step is 6, of it 4 generation.
     pair = [{"step_time": 10.0, "rlad/seconds/generation": 8.0}, {"step_time": 2.0}]

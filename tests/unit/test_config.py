@@ -57,6 +57,11 @@ def test_the_defaults_are_the_papers() -> None:
     assert PAPER_DEFAULTS.keys() <= grpo_fields().keys()
 
 
+def test_every_step_is_logged_unless_the_recipe_says_otherwise() -> None:
+    assert recipe().trainer_arguments()["logging_steps"] == 1
+    assert recipe(trainer={"logging_steps": 7}).trainer_arguments()["logging_steps"] == 7
+
+
 def test_the_clip_range_that_trl_sees_is_the_methods() -> None:
     arguments = recipe(method={"name": "rlad", "clip_low": 0.1, "clip_high": 0.3}).trainer_arguments()
     assert (arguments["epsilon"], arguments["epsilon_high"]) == (0.1, 0.3)

@@ -91,7 +91,8 @@ def test_the_command_reads_overrides_and_says_what_is_wrong_in_one_line(
     path.write_text(yaml.safe_dump(SMALLEST), encoding="utf-8")
     assert main(["sft", str(path), "sft.samples=0", "--output", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.startswith("error: sft.samples: ")
-    assert main(["sft", str(path), "teacher=null", f"sft.traces={tmp_path / 'none'}"]) == 2
+    cpu = ["trainer.use_cpu=true", "trainer.bf16=false"]
+    assert main(["sft", str(path), "teacher=null", f"sft.traces={tmp_path / 'none'}", *cpu]) == 2
     assert "there are no records at" in capsys.readouterr().err
 
 

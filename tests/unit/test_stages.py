@@ -9,8 +9,10 @@ import pytest
 
 from rlad.cli.main import main
 from rlad.errors import RladError
+from rlad.tasks import load_task
 from rlad.trainer.config import Recipe, RecipeError
 from rlad.trainer.run import train
+from rlad.trainer.session import validation_task
 from rlad.trainer.stages import _answering, describe, stage_recipe
 
 BASE: dict[str, Any] = {
@@ -102,6 +104,13 @@ def test_a_task_that_cannot_be_is_named_before_anything_is_trained(
     for more, where in (
         ({"stages": [{}, wrong]}, "stages.2: task knights_knaves: "),
         ({"trainer": BASE["trainer"] | {"validate": {"every": 2, "task": "sudoku"}}}, "trainer.validate.task: "),
+        (
+            {
+                "trainer": BASE["trainer"]
+                | {"validate": {"every": 2, "task": {"name": "math", "evaluation_data": "aime24"}}}
+            },
+            "trainer.validate.task: evaluation_data is what split test is of: set trainer.validate.split=test",
+        ),
     ):
         made = Recipe.from_mapping(BASE | {"model": "embedded:student", "teacher": "embedded:teacher"} | more)
         with pytest.raises(RladError, match=f"^{where}"):
@@ -110,6 +119,20 @@ def test_a_task_that_cannot_be_is_named_before_anything_is_trained(
         Path("mine.yaml").write_text(made.to_yaml())
         assert main(["check", "mine.yaml"]) == 2
         assert f"error: {where}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "split"),
+    [
+        ({"name": "math", "evaluation_data": "aime24"}, "test"),
+        ({"name": "math", "data": "gsm8k"}, "validation"),
+        ("math", "validation"),
+    ],
+)
+def test_a_task_to_validate_on_is_of_the_split_that_it_names(task: Any, split: str) -> None:
+    validate = {"every": 2, "task": task, "split": split}
+    made = Recipe.from_mapping(BASE | {"trainer": BASE["trainer"] | {"validate": validate}})
+    assert validation_task(made, load_task(made.task)).name == "math"
 
 
 def test_an_adapter_is_not_trained_in_stages() -> None:

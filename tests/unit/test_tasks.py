@@ -172,7 +172,7 @@ def test_prompts_and_a_reward_function(here: Path) -> None:
     assert task.evaluation("test", 1) == [first]
     assert task.score("yes", first).correct and task.score("yes", first).value == 1.0
     assert not task.score("no", first).correct
-    with pytest.raises(RladError, match="has 2 prompts, fewer than the 3"):
+    with pytest.raises(RladError, match=r"prompts.jsonl has 2 prompts, fewer than the 3"):
         task.evaluation("test", 3)
 
     task = load_task({**spec, "reward": named(here, "shorter_is_better"), "correct_at": 0.25})
@@ -180,6 +180,44 @@ def test_prompts_and_a_reward_function(here: Path) -> None:
     assert load_task({**spec, "reward": named(here, "explains")}).score("x", first) == Score(
         0.5, True, "x", "half a point"
     )
+
+
+def test_each_split_of_prompts_is_a_file_of_its_own(here: Path) -> None:
+    """A run that is validated on the evaluation prompts is chosen by what it is judged by."""
+    files = {
+        option: json_lines(here / f"{option}.jsonl", [{"prompt": f"{option} {n}"} for n in range(3)])
+        for option in ("prompts", "evaluation_prompts", "validation_prompts")
+    }
+    spec = {**files, "reward": named(here, "is_right")}
+    task = load_task(spec)
+
+    def texts(examples: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [example["prompt"][0]["content"] for example in examples]
+
+    assert texts(task.evaluation("test", 2)) == ["evaluation_prompts 0", "evaluation_prompts 1"]
+    assert texts(task.evaluation("validation", 2)) == ["validation_prompts 0", "validation_prompts 1"]
+    assert len(task.evaluation("validation")) == 3
+    with pytest.raises(RladError, match=r"validation_prompts.jsonl has 3 prompts, fewer than the 4"):
+        task.evaluation("validation", 4)
+    with pytest.raises(RladError, match="an evaluation split is test or validation, not 'train'"):
+        task.evaluation("train")
+
+    without = load_task({key: value for key, value in spec.items() if key != "validation_prompts"})
+    assert texts(without.evaluation("test", 1)) == ["evaluation_prompts 0"]
+    says = "name a file in task.validation_prompts, or set split: test to validate on the evaluation prompts"
+    with pytest.raises(RladError, match=says):
+        without.evaluation("validation")
+    to_validate = load_task({key: value for key, value in spec.items() if key != "evaluation_prompts"})
+    assert texts(to_validate.evaluation("validation", 1)) == ["validation_prompts 0"]
+    with pytest.raises(RladError, match="nothing to evaluate on"):
+        to_validate.evaluation("test")
+
+
+def test_a_prompt_in_several_files_stays_in_each(here: Path) -> None:
+    data = json_lines(here / "prompts.jsonl", PROMPTS)
+    named_files = dict.fromkeys(("prompts", "evaluation_prompts", "validation_prompts"), data)
+    task = load_task({**named_files, "reward": named(here, "is_right")})
+    assert task.train() == task.evaluation("test") == task.evaluation("validation")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +237,8 @@ def test_options_of_a_task_of_prompts_that_are_wrong(here: Path) -> None:
         ({"prompts": "none.jsonl"}, "task.prompts: there is no file none.jsonl"),
         ({"prompts": 5}, "must be the path"),
         ({"evaluation_prompts": "none.jsonl"}, "task.evaluation_prompts: there is no file"),
+        ({"validation_prompts": "none.jsonl"}, "task.validation_prompts: there is no file"),
+        ({"validation_prompts": 5}, "task.validation_prompts must be the path"),
         ({"reward": named(here, "nothing")}, "has no nothing"),
         ({"reward": named(here, "NOT_A_TASK")}, "must name a function"),
         ({"reward": 5}, "must name a function"),
@@ -302,7 +342,7 @@ def test_the_prompt_of_logic_rl_is_the_one_in_its_data(test_data: Path) -> None:
 
 
 def test_which_think_tag_the_training_reward_counts() -> None:
-    """Our examples say that the prompt does not open <think>; a line to be graded that says nothing is Logic-RL's."""
+    """What the example says of its prompt, else what the task's option says, which is off unless it is set."""
     task = load_task({"name": "knights_knaves", "scorer": "logic-rl", "size": 1, "people": 2})
     example = task.train()[0]
     claims = ", ".join(
@@ -311,12 +351,17 @@ def test_which_think_tag_the_training_reward_counts() -> None:
     whole = f"<think>x</think><answer>{claims}</answer>"
     bare = {"names": example["names"], "solution": example["solution"]}
     assert task.score(whole, example).value == 3
-    assert task.score(whole, bare).value == -3
-    assert task.score(whole.removeprefix("<think>"), bare).value == 3
+    assert task.score(whole, bare).value == 3
+    assert task.score(whole.removeprefix("<think>"), bare).value == -3
+    said = {**bare, "prompt_ends_with_think_tag": True}  # as Logic-RL's prompts do
+    assert task.score(whole, said).value == -3
+    assert task.score(whole.removeprefix("<think>"), said).value == 3
     opened = load_task(
         {"name": "knights_knaves", "scorer": "logic-rl", "size": 1, "people": 2, "prompt_ends_with_think": True}
     )
-    assert opened.score(whole.removeprefix("<think>"), opened.train()[0]).value == 3
+    for of_opened in (opened.train()[0], bare):
+        assert opened.score(whole.removeprefix("<think>"), of_opened).value == 3
+    assert opened.score(whole, {**bare, "prompt_ends_with_think_tag": False}).value == 3
     with pytest.raises(RladError, match="needs names to score"):
         task.score(whole, {"solution": [True]})
 
@@ -549,6 +594,38 @@ def test_generated_evaluation_puzzles_are_not_in_the_training_file(tmp_path: Pat
     every = json_lines(tmp_path / "all.jsonl", rows(2, 2_000, 1, "test"))
     with pytest.raises(RladError, match="nearly every test puzzle of 2 people is held out or trained on"):
         load_task({"name": "knights_knaves", "people": 2, "data": every}).evaluation("test", 5)
+
+
+def test_validation_is_of_the_generator_beside_evaluation_files(tmp_path: Path) -> None:
+    """A run that is validated on evaluation_data is chosen by what it is judged by."""
+    path = json_lines(tmp_path / "test.jsonl", rows(3, 6, 1, "test"))
+    task = load_task({"name": "knights_knaves", "people": 3, "evaluation_data": path})
+    alone = load_task({"name": "knights_knaves", "people": 3})
+    assert task.evaluation("validation", 20) == alone.evaluation("validation", 20)
+    assert len(task.evaluation("validation")) == 100
+    assert len(task.evaluation("test")) == 6
+    with pytest.raises(RladError, match="has 6 puzzles, fewer than the 7"):
+        task.evaluation("test", 7)
+
+
+def test_validation_puzzles_are_in_no_file_up_to_names_and_order(tmp_path: Path) -> None:
+    """Such files can hold puzzles of the generator's validation split; of 2 people there are 26, all drawn here."""
+    found = {fingerprint(puzzle.statements): puzzle.row() for puzzle in generate(2, 500, 1, "validation")}
+    marks = sorted(found)
+    evaluated, trained, left = set(marks[:9]), set(marks[9:18]), set(marks[18:])
+    evaluation_data = json_lines(tmp_path / "evaluated.jsonl", [found[each] for each in evaluated])
+    data = json_lines(tmp_path / "trained.jsonl", [found[each] for each in trained])
+
+    def validated(count: int = 200, **files: str) -> set[str]:
+        task = load_task({"name": "knights_knaves", "people": 2, **files})
+        return {mark(example) for example in task.evaluation("validation", count)}
+
+    assert len(left) == 8 and validated() == set(marks)
+    assert validated(evaluation_data=evaluation_data) == trained | left
+    assert validated(evaluation_data=evaluation_data, data=data) == left
+    every = json_lines(tmp_path / "every.jsonl", list(found.values()))
+    with pytest.raises(RladError, match="nearly every validation puzzle of 2 people is held out or trained on"):
+        validated(5, evaluation_data=every)
 
 
 def test_evaluation_on_files_is_even_over_people(tmp_path: Path) -> None:

@@ -404,7 +404,7 @@ def test_a_server_that_fits_is_found_to() -> None:
         ({"always": status(500)}, {"retries": 0}, "self-test: the teacher at .* failed: HTTP 500"),
         ({"always": edited(shift)}, {}, "answered the self-test .* wrongly: position 1"),
         ({"key": "k"}, {}, "refused to say what it serves: HTTP 401: .*api_key_env"),
-        ({}, {"tokenizer": "/nowhere"}, "the teacher's tokenizer '/nowhere' cannot be loaded"),
+        ({}, {"tokenizer": "/nowhere"}, "the tokenizer of the teacher '/nowhere' cannot be loaded"),
     ],
 )
 def test_a_server_that_does_not_fit_is_refused_before_the_first_step(

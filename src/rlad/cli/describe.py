@@ -94,6 +94,7 @@ def _now(url: str, spec: ServerSpec) -> str:
 def _pair_notes(recipe: Recipe) -> list[str]:
     """What was compared of student and teacher, and what to know although it is no error."""
     from rlad.teacher.compatibility import template_difference
+    from rlad.trainer.preflight import local_tokenizer
     from rlad.trainer.sections import ModelSpec, alignment
 
     teacher = recipe.teacher
@@ -187,32 +188,3 @@ def output_line(folder: str) -> str:
         return f"{folder} (will be made)"
     found = last_checkpoint(Path(folder) / "checkpoints")
     return f"{folder} (has {found.name}: --resume goes on from it)" if found else f"{folder} (exists)"
-
-
-def local_tokenizer(spec: ModelSpec) -> Any:
-    """A tokenizer that is here, or None."""
-    from transformers import AutoTokenizer
-
-    from rlad.models import resolve
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            resolve(spec.path),
-            revision=spec.revision,
-            local_files_only=True,
-            trust_remote_code=spec.trust_remote_code,
-        )
-    except (OSError, ValueError):
-        return None
-
-
-def local_config(spec: ModelSpec) -> Any:
-    """The configuration of a model that is on this disk, or None."""
-    from transformers import AutoConfig
-
-    from rlad.models import resolve
-
-    try:
-        return AutoConfig.from_pretrained(resolve(spec.path), revision=spec.revision, local_files_only=True)
-    except (OSError, ValueError):
-        return None

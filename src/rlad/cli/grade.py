@@ -29,8 +29,9 @@ def grade(
     """Score responses: JSON Lines in, JSON Lines out, one line for each line, in order.
 
     A line in: {"response": "...", "names": [...], "solution": [...]} for knights_knaves, {"response": "...", "answer":
-    "..."} for math. A line out: {"value", "correct", "extracted", "explanation"}, or {"error"} for a line that cannot
-    be scored; the exit status is then 1. Lines that come together are scored together.
+    "..."} for math. For the scorer logic-rl a line whose prompt ended in <think> says "prompt_ends_with_think_tag":
+    true. A line out: {"value", "correct", "extracted", "explanation"}, or {"error"} for a line that cannot be scored;
+    the exit status is then 1. Lines that come together are scored together.
     """
     from rlad.tasks import load_task
 

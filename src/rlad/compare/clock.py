@@ -24,7 +24,7 @@ class StopAfter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """What was trained before an interruption counts."""
-        rows = read_metrics(self.metrics) if self.metrics.is_file() else []
+        rows = read_metrics(self.metrics)
         self.spent = max(seconds_of_steps([row for row in rows if row["step"] <= state.global_step]), default=0.0)
         control.should_training_stop = self.spent >= self.seconds
 

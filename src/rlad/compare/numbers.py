@@ -294,18 +294,22 @@ def seconds_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def _generations(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Means of a step of each generation: of the whole, of each part, and of the rest."""
-    made: list[list[Mapping[str, Any]]] = []
+    made: list[list[tuple[int, Mapping[str, Any]]]] = []  # steps that a row stands for (logging_steps), and the row
+    before = 0
     for row in curve:
+        steps, before = row["step"] - before, row["step"]
         if row.get("step_time") is None:
             continue
         if row.get("rlad/seconds/generation") is not None:
             made.append([])
         if made:
-            made[-1].append(row)
+            made[-1].append((steps, row))
     found = []
     for rows in made:
-        each = {part: math.fsum(row.get(f"rlad/seconds/{part}") or 0.0 for row in rows) / len(rows) for part in PARTS}
-        step = math.fsum(row["step_time"] for row in rows) / len(rows)
+        total = sum(steps for steps, _ in rows)
+        # A row has the sum of its steps' parts, and the mean of their whole (docs/trainer.md).
+        each = {part: math.fsum(row.get(f"rlad/seconds/{part}") or 0.0 for _, row in rows) / total for part in PARTS}
+        step = math.fsum(steps * row["step_time"] for steps, row in rows) / total
         found.append({**each, "step": step, REST: step - math.fsum(each.values())})
     return found
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlad.compare.cells import Finished, Results
-from rlad.compare.study import Cell, Row, Study
-from rlad.compare.worker import INTERRUPTED, environment_of, make_job, run_job
+from rlad.compare.study import Cell, Row, Study, digest
+from rlad.compare.worker import INTERRUPTED, cell_problems, environment_of, make_job, run_job
 from rlad.errors import RladError
-from rlad.files import whole_file
+from rlad.files import check_writable
 
 Say = Callable[[str], None]
 _COMMIT = threading.Lock()
-WRITABLE = ".writable"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,8 @@ def run_study(study: Study, options: Options, say: Say) -> int:
     failed = 0
     missing(study, results, options.only, options.seeds)  # a wrong seed is said before anything is taken over
     for folder in (options.results, options.runs):
-        _check_writable(Path(folder))
+        check_writable(folder)
+    _check_surroundings(study, results, options)
     _adopt(study, results, options, say)
     for phase in ("trials", "cells"):
         todo = missing(study, results, options.only, options.seeds)[phase == "cells"]
@@ -95,11 +95,21 @@ def run_study(study: Study, options: Options, say: Say) -> int:
     return 1 if failed else 0
 
 
-def _check_writable(folder: Path) -> None:
-    """Now, and not when hours of training are over."""
-    with whole_file(folder / WRITABLE):
-        pass
-    (folder / WRITABLE).unlink(missing_ok=True)
+def _check_surroundings(study: Study, results: Results, options: Options) -> None:
+    """Raises RladError for what a missing cell would stumble over, and not when the cells before it have run."""
+    checked: set[str] = set()
+    for row in study.rows:
+        if options.only not in row.label:
+            continue
+        chosen = chosen_row(study, row, results)
+        for cell in study.trials(row) if chosen is None else study.cells(chosen):
+            known = digest({**cell.recipe, "seed": 0})  # seeds change nothing of it
+            if known in checked or results.find(cell) is not None:
+                continue
+            checked.add(known)
+            if problems := cell_problems(cell):
+                more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+                raise RladError(f"{study.path}: {cell.label}: {problems[0]}{more}")
 
 
 def _adopt(study: Study, results: Results, options: Options, say: Say) -> None:

@@ -36,7 +36,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic import Field as Limits
 
 from rlad.errors import RladError
-from rlad.trainer.config import Recipe, find_recipe, read_recipe
+from rlad.trainer.config import Recipe, find_recipe, read_recipe, trainer_fields
 from rlad.trainer.messages import model_problems
 from rlad.trainer.rules import batches
 from rlad.trainer.sections import Section
@@ -301,8 +301,20 @@ def evaluated_by(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a recipe that an evaluation of its model before training depends on."""
     limited = (recipe["evaluate"] or {}).get("max_new_tokens") is not None  # else responses are as long as rollouts
     keys = ("chat_template_kwargs",) if limited else ("max_completion_length", "chat_template_kwargs")
-    trainer = {key: recipe["trainer"].get(key) for key in keys}
+    trainer = {key: value for key, value in _generation(recipe).items() if key in keys}
     return {**{key: recipe[key] for key in ("model", "task", "evaluate", "seed")}, "trainer": trainer}
+
+
+def _generation(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """How a recipe's responses are generated, under the names that `rlad train` has for it."""
+    if "sft" in recipe:
+        from rlad.offline.config import SftSpec
+
+        spec = SftSpec.model_validate(recipe["sft"])
+        return {"max_completion_length": spec.max_new_tokens, "chat_template_kwargs": spec.chat_template_kwargs or None}
+    length, template = (recipe["trainer"].get(key) for key in ("max_completion_length", "chat_template_kwargs"))
+    usual = trainer_fields()["max_completion_length"][1]
+    return {"max_completion_length": usual if length is None else length, "chat_template_kwargs": template or None}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -375,8 +387,6 @@ def _within(budget: Budget, kind: Kind, recipe: dict[str, Any]) -> dict[str, Any
 
 def rollouts_a_step(kind: Kind, recipe: Mapping[str, Any]) -> int:
     """Responses that one update is made of."""
-    from rlad.trainer.config import trainer_fields
-
     sizes = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations", "generation_batch_size")
     known = trainer_fields()
     values = {name: recipe["trainer"].get(name, known[name][1]) for name in (*sizes, "steps_per_generation")}

@@ -73,6 +73,20 @@ def run_job(job: Job, say: Say) -> int:
     return 0
 
 
+def cell_problems(cell: Cell) -> list[str]:
+    """A sentence for each thing that would stop the cell on this machine, as far as it shows without a model."""
+    from rlad.trainer.preflight import evaluation_problems, found_problems, sft_problems
+
+    if cell.kind == "sft":
+        from rlad.offline.config import SftRecipe
+
+        return sft_problems(SftRecipe.from_mapping(cell.recipe), here=True)
+    from rlad.trainer.config import Recipe
+
+    recipe = Recipe.from_mapping(cell.recipe)
+    return evaluation_problems(recipe) if cell.kind == "evaluate" else found_problems(recipe, here=True)
+
+
 def _train(cell: Cell, folder: Path, shared: Path, command: str, say: Say) -> dict[str, Any] | None:
     """train or sft: the run of a recipe, as `rlad train` and `rlad sft` make it; None when it was stopped."""
     from rlad.report.curve import read_metrics
@@ -154,7 +168,7 @@ def _evaluate(cell: Cell, folder: Path, shared: Path, command: str, say: Say) ->
     from rlad.evaluation.run import evaluate
     from rlad.tasks import load_task
     from rlad.trainer.config import Recipe
-    from rlad.trainer.session import environment, load_student
+    from rlad.trainer.session import device_of, environment, load_student
 
     recipe = Recipe.from_mapping({**cell.recipe, "output": str(folder)})
     spec, arguments = recipe.evaluate, recipe.trainer_arguments()
@@ -163,7 +177,7 @@ def _evaluate(cell: Cell, folder: Path, shared: Path, command: str, say: Say) ->
     task = load_task(recipe.task)
     started = time.monotonic()
     result = evaluate(
-        model.eval(),
+        model.to(device_of(recipe.trainer)).eval(),
         tokenizer,
         list(task.evaluation(spec.split, spec.puzzles)),
         task,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlad.errors import RladError
-from rlad.models import resolve
+from rlad.models import load_tokenizer, resolve
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ADAPTER_CONFIG = "adapter_config.json"
@@ -83,13 +83,8 @@ class ModelName:
 
     def tokenizer(self) -> Any:
         """Its tokenizer: the adapter's own where it has one."""
-        from transformers import AutoTokenizer
-
         own = not self.is_adapter or (Path(self.path) / "tokenizer_config.json").is_file()
-        try:
-            return AutoTokenizer.from_pretrained(self.path if own else self.base_path, revision=self.revision)
-        except (OSError, ValueError) as error:
-            raise RladError(f"cannot load the tokenizer of {self.name!r}: {' '.join(str(error).split())}") from None
+        return load_tokenizer(self.path if own else self.base_path, "the model", revision=self.revision)
 
     def load(self) -> tuple[Any, Any]:
         """(model, tokenizer), on the GPU where there is one. Safetensors only. Raises RladError where it cannot be."""

@@ -23,6 +23,7 @@ from pydantic import Field as Limits
 
 from rlad.errors import RladError
 from rlad.trainer.config import (
+    RUN_DEFAULTS,
     SAID_ELSEWHERE,
     RecipeError,
     RecipeFile,
@@ -45,7 +46,12 @@ from rlad.trainer.sections import (
     validated,
 )
 
-DEFAULTS: dict[str, Any] = {"completion_only_loss": True, "max_length": None, "report_to": "none"}  # TRL: None, 1024
+DEFAULTS: dict[str, Any] = {
+    **RUN_DEFAULTS,
+    "completion_only_loss": True,
+    "max_length": None,  # TRL: 1024
+    "report_to": "none",
+}
 _OURS = "leave it out: rlad writes the prompt and the response as token ids before TRL sees them"
 # SFTConfig fields that a recipe says elsewhere, or that would change what is trained on.
 NOT_HERE: dict[str, str] = {

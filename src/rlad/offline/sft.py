@@ -15,15 +15,27 @@ from trl import SFTConfig, SFTTrainer
 from rlad.errors import RladError
 from rlad.evaluation.problems import PromptFormat
 from rlad.evaluation.run import Settings, write_json
+from rlad.files import check_writable
 from rlad.offline.batches import by_length
 from rlad.offline.config import SftRecipe
 from rlad.offline.dataset import training_rows
 from rlad.offline.traces import Traces, load_traces, make_traces
 from rlad.report.curve import learning_curve, read_metrics
+from rlad.trainer.preflight import model_problems
 from rlad.trainer.progress import MetricsFile, StepLine, StopAtBoundary
 from rlad.trainer.saving import NothingLeft, last_checkpoint, mark_whole
 from rlad.trainer.sections import LocalTeacherSpec, ServerSpec, trained_by
-from rlad.trainer.session import INTERRUPTED, begin, exit_status, load_student, quiet, speaker, train_and_evaluate
+from rlad.trainer.session import (
+    INTERRUPTED,
+    begin,
+    check_data,
+    device_of,
+    exit_status,
+    load_student,
+    quiet,
+    speaker,
+    train_and_evaluate,
+)
 
 if TYPE_CHECKING:
     from rlad.evaluation.generate import Backend
@@ -88,20 +100,30 @@ def train_offline(
     if resume:
         _check_resumable(recipe, output)
     task = load_task(recipe.task)
+    arguments = None if traces_only else _checked(recipe, task, output)
     traces = traces_of(recipe, task, say)
     say(f"{traces.folder}: {traces}")
-    if traces_only:
+    if arguments is None:
         return 0
     say(f"sft on {task.name}: {recipe.model.path}" + (f", taught by {recipe.teacher}" if recipe.teacher else ""))
     model, tokenizer = load_student(recipe.model)
     rows, left_out = training_rows(tokenizer, traces.rows, _prompt(recipe), _longest(recipe, model))
     if left_out:
         say(f"{left_out} of {len(traces.rows)} traces are too long for the student and are left out")
+    trainer = make_trainer(recipe, arguments, rows, model, tokenizer, output, say)
     if not resume:
-        begin(recipe, say)
-    trainer = make_trainer(recipe, rows, model, tokenizer, output, say)
+        begin(recipe, say)  # last: what cannot be loaded must not set an earlier run aside
     checkpoint = last_checkpoint(output / "checkpoints") if resume else None
     return _train(recipe, task, trainer, traces, output, checkpoint, say)
+
+
+def _checked(recipe: SftRecipe, task: Task, output: Path) -> OfflineConfig:
+    """The trainer's configuration. Raises RladError for what would stop the training after hours of making traces."""
+    check_data(recipe, task)
+    if problems := model_problems("model", recipe.model):
+        raise RladError(problems[0])
+    check_writable(output)
+    return arguments_of(recipe, output)
 
 
 def _check_resumable(recipe: SftRecipe, output: Path) -> None:
@@ -125,11 +147,7 @@ def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Trac
     spec, teacher = recipe.sft, recipe.teacher
     if teacher is None:
         return load_traces(recipe.traces)
-    examples = list(task.train())
-    if not examples:
-        raise RladError("the task has no training examples")
-    if spec.problems is not None and spec.problems > len(examples):
-        raise RladError(f"sft.problems: the task has {len(examples)} training problems, not {spec.problems}")
+    examples = trace_examples(recipe, task)
     from rlad.evaluation.generate import Sampling
 
     settings = Settings(
@@ -142,8 +160,18 @@ def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Trac
     named = ("revision", "dtype", "adapter", "quantization", "model")
     about = {name: value for name in named if (value := getattr(teacher, name, None)) is not None}
     about |= {"teacher": str(teacher), "task": recipe.task}
-    made = (task, examples[: spec.problems], recipe.traces, settings, spec.per_problem, about, say)
+    made = (task, examples, recipe.traces, settings, spec.per_problem, about, say)
     return make_traces(lambda: _backend(recipe), *made)
+
+
+def trace_examples(recipe: SftRecipe, task: Task) -> list[Any]:
+    """The problems that traces are made for. Raises RladError where the task has too few."""
+    examples, wanted = list(task.train()), recipe.sft.problems
+    if not examples:
+        raise RladError("the task has no training examples")
+    if wanted is not None and wanted > len(examples):
+        raise RladError(f"sft.problems: the task has {len(examples)} training problems, not {wanted}")
+    return examples[:wanted]
 
 
 def _backend(recipe: SftRecipe) -> Backend:
@@ -170,21 +198,17 @@ def _backend(recipe: SftRecipe) -> Backend:
 
         base = None if teacher.adapter is None else teacher.path
         return VLLMBackend(ModelName(teacher.adapter or teacher.path, teacher.revision, teacher.dtype, base))
-    return _transformers_backend(teacher, bool(recipe.trainer.get("use_cpu", False)))
+    return _transformers_backend(teacher, device_of(recipe.trainer))
 
 
-def _transformers_backend(teacher: LocalTeacherSpec, use_cpu: bool) -> Backend:
-    import torch
-    from transformers import AutoTokenizer
-
+def _transformers_backend(teacher: LocalTeacherSpec, device: str) -> Backend:
     from rlad.evaluation.generate import TransformersBackend
-    from rlad.models import resolve
+    from rlad.models import load_tokenizer
     from rlad.teacher.local import LocalTeacher
 
     names = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
-    device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
     model = LocalTeacher.load(teacher.path, device=device, **teacher.load_kwargs()).model
-    return TransformersBackend(model, AutoTokenizer.from_pretrained(resolve(teacher.path), **names))
+    return TransformersBackend(model, load_tokenizer(teacher.path, "the teacher", **names))
 
 
 def _prompt(recipe: SftRecipe) -> PromptFormat:
@@ -199,19 +223,33 @@ def _longest(recipe: SftRecipe, model: Any) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def make_trainer(
-    recipe: SftRecipe, rows: list[Any], model: Any, tokenizer: Any, output: Path, say: Callable[[str], None]
-) -> Any:
-    """TRL's SFTTrainer on rows of token ids. Raises RladError for arguments that it does not take."""
+def arguments_of(recipe: SftRecipe, output: Path) -> OfflineConfig:
+    """The trainer's configuration. Raises RladError for what transformers and TRL refuse themselves, or lack here."""
     arguments = {**recipe.trainer_arguments(), "output_dir": str(output / "checkpoints"), "disable_tqdm": True}
     ours: dict[str, Any] = {
         "max_completion_length": recipe.sft.max_new_tokens,
         "chat_template_kwargs": dict(recipe.sft.chat_template_kwargs),
     }
     try:
+        return OfflineConfig(**arguments, **ours)
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+        raise RladError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def make_trainer(
+    recipe: SftRecipe,
+    arguments: OfflineConfig,
+    rows: list[Any],
+    model: Any,
+    tokenizer: Any,
+    output: Path,
+    say: Callable[[str], None],
+) -> Any:
+    """TRL's SFTTrainer on rows of token ids. Raises RladError for arguments that it does not take."""
+    try:
         trainer = OfflineTrainer(
             model,
-            OfflineConfig(**arguments, **ours),
+            arguments,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=recipe.model.lora and recipe.model.lora.peft_config(),
@@ -251,9 +289,8 @@ def _train(
         "trained_on": len(trainer.train_dataset),
     }
     better = done.tell_gain(summary, say)
-    metrics = read_metrics(output / "metrics.jsonl") if (output / "metrics.jsonl").is_file() else []
-    if metrics:
+    write_json(output / "summary.json", summary)  # first: a picture that fails must not cost the run
+    if metrics := read_metrics(output / "metrics.jsonl"):
         learning_curve({"sft": [metrics]}, output / "learning_curve.png", "loss", "sft: training loss")
-    write_json(output / "summary.json", summary)
     say(f"\n{done.steps} steps in {done.seconds:.0f} s. Written to {output}: the student in model, and summary.json")
     return exit_status(recipe, better, say)

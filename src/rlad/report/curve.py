@@ -13,8 +13,11 @@ from rlad.errors import RladError
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, without a last line that a kill cut short. Raises RladError for anything else."""
-    rows = []
+    """The rows of a metrics.jsonl, without a last line that a kill cut short. None where a run that logged nothing has
+    no such file. Raises RladError for anything else."""
+    rows: list[dict[str, Any]] = []
+    if not Path(path).is_file():
+        return rows
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
         try:

@@ -78,7 +78,7 @@ def _read(folder: Path, name: str) -> Run:
         recipe=_mapping(text, recipe, yaml.safe_load),
         recipe_text=text,
         summary=_summary(folder / "summary.json"),
-        metrics=read_metrics(metrics) if metrics.is_file() else [],
+        metrics=read_metrics(metrics),
         parts=parts,
         about=records.read_about(next(iter(parts.values()))) if parts else {},
     )

@@ -32,7 +32,11 @@ class Score:
 
 @runtime_checkable
 class Task(Protocol):
-    """Examples to train on, examples to evaluate on, and a scorer. Any object with these four members is one."""
+    """Examples to train on, examples to evaluate on, and a scorer. Any object with these four members is one.
+
+    A task may also say `is_local`, true where its examples need no network: then `rlad check` and `rlad compare` read
+    them beforehand, and find there what is wrong with them.
+    """
 
     @property
     def name(self) -> str:

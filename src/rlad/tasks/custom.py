@@ -60,16 +60,20 @@ class PromptsTask:
         function and are the same on every line. A `difficulty` column, where there is one, makes the rows of evaluation
         tables.
     reward: "module:function", called as function(response, example); it returns a number, a bool or a Score.
-    evaluation_prompts: a second such file, for evaluation. None: the task can be trained on but not evaluated.
-    correct_at: from which value on a response counts as correct.
+    evaluation_prompts: a second such file, which is split "test". None: the task can be trained on but not evaluated.
+    validation_prompts: a third one, which is split "validation". None: there is none, and it is not taken from the
+        others, so that what a run is chosen by is not what it is judged by.
+    correct_at: from which value of the reward on a response counts as correct.
     """
 
     prompts: str
     reward: str | Callable[[str, Mapping[str, Any]], Any]
     evaluation_prompts: str | None = None
+    validation_prompts: str | None = None
     correct_at: float = 1.0
 
     name: ClassVar[str] = "prompts"
+    is_local: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         function = self.reward
@@ -80,7 +84,7 @@ class PromptsTask:
         object.__setattr__(self, "reward", function)
         if isinstance(self.correct_at, bool) or not isinstance(self.correct_at, (int, float)):
             raise RladError(f"task.correct_at must be a number, not {self.correct_at!r}")
-        for field in ("prompts", "evaluation_prompts"):
+        for field in ("prompts", "evaluation_prompts", "validation_prompts"):
             path = getattr(self, field)
             if path is not None and not isinstance(path, (str, os.PathLike)):
                 raise RladError(f"task.{field} must be the path of a JSON Lines file, not {path!r}")
@@ -92,12 +96,23 @@ class PromptsTask:
         return read_prompts(self.prompts)
 
     def evaluation(self, split: str = "test", count: int | None = None) -> list[Example]:
-        """The first `count` prompts of the evaluation file, whatever the split is called."""
-        if self.evaluation_prompts is None:
+        """The first `count` prompts, or all, of evaluation_prompts ("test") or validation_prompts ("validation").
+
+        A prompt that stands in several of the files is left in each.
+        """
+        if split not in ("test", "validation"):
+            raise RladError(f"an evaluation split is test or validation, not {split!r}")
+        path = self.evaluation_prompts if split == "test" else self.validation_prompts
+        if path is None and split == "test":
             raise RladError("this task has nothing to evaluate on: name a file in task.evaluation_prompts")
-        examples = read_prompts(self.evaluation_prompts)
+        if path is None:
+            raise RladError(
+                "this task has nothing to validate on: name a file in task.validation_prompts, or set split: test to "
+                "validate on the evaluation prompts"
+            )
+        examples = read_prompts(path)
         if count is not None and count > len(examples):
-            raise RladError(f"{self.evaluation_prompts} has {len(examples)} prompts, fewer than the {count} asked for")
+            raise RladError(f"{path} has {len(examples)} prompts, fewer than the {count} asked for")
         return examples[:count]
 
     def score(self, response: str, example: Mapping[str, Any]) -> Score:

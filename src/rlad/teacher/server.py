@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlad.errors import RladError
-from rlad.models import resolve
+from rlad.models import load_tokenizer
 from rlad.objectives.signals import usable_teacher
 from rlad.teacher.transport import (
     GaveUp,
@@ -115,17 +115,10 @@ class ServerTeacher:
             run(self._self_test(replica, tokenizer))
 
     def _compare_tokenizers(self, tokenizer: Any) -> None:
-        from transformers import AutoTokenizer
-
         from rlad.teacher.compatibility import check_tokenizers
 
         assert self.tokenizer is not None
-        try:
-            theirs = AutoTokenizer.from_pretrained(resolve(self.tokenizer))
-        except (OSError, ValueError) as error:
-            what = " ".join(str(error).split())
-            raise RladError(f"the teacher's tokenizer {self.tokenizer!r} cannot be loaded: {what}") from error
-        check_tokenizers(tokenizer, theirs)
+        check_tokenizers(tokenizer, load_tokenizer(self.tokenizer, "the teacher"))
 
     async def _compare_splits(self, replica: _Replica, tokenizer: Any) -> None:
         """vLLM's /tokenize, which other servers need not have."""

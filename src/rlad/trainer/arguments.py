@@ -48,8 +48,9 @@ class RLADConfig(GRPOConfig):
     record_folder: str | None = None
 
     def __post_init__(self) -> None:
-        self.method = method_options(self.method, self.epsilon, self.epsilon_high)
+        self.method, given = method_options(self.method, self.epsilon, self.epsilon_high), self.method
         method = make_method(self.method)
+        self._refuse_two_clips(given, method)
         self.epsilon, self.epsilon_high = method.clip_low, method.clip_high
         if self.advantage_std not in ("population", "sample"):
             raise RladError(f"advantage_std must be population or sample, not {self.advantage_std!r}")
@@ -61,6 +62,17 @@ class RLADConfig(GRPOConfig):
             raise RladError("; ".join(found))
         for caution in cautions(values):
             warnings.warn(caution, stacklevel=3)
+
+    def _refuse_two_clips(self, given: Any, method: Method) -> None:
+        """Where the method says its clip range, TRL's fields may only be left at their defaults, or say the same."""
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        for field, value, option in (("epsilon", self.epsilon, "clip_low"), ("epsilon_high", high, "clip_high")):
+            told = isinstance(given, Method) or (isinstance(given, Mapping) and option in given)
+            if told and value not in (PAPER_DEFAULTS[field], getattr(method, option)):
+                raise RladError(
+                    f"{field}={value} and the method's {option}={getattr(method, option)} contradict each other: the "
+                    "clip range belongs to the method: leave epsilon and epsilon_high out"
+                )
 
 
 def method_options(method: Any, epsilon: float, epsilon_high: float | None) -> dict[str, Any]:

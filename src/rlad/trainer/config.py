@@ -62,6 +62,8 @@ SAID_ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start"), _EVALUATE),
     "load_best_model_at_end": _EVALUATE,
 }
+# What a run that a recipe describes has in the place of transformers' default: its curve and tables are of every step.
+RUN_DEFAULTS: dict[str, Any] = {"logging_steps": 1}  # transformers: 10
 # Fields of RLADConfig that GRPOConfig does not have, beside `method`: (type, default), as grpo_fields has them.
 OUR_FIELDS: dict[str, tuple[Any, Any]] = {
     "advantage_std": (Literal["population", "sample"], "population"),
@@ -164,7 +166,7 @@ class Recipe(RecipeFile):
         method = self.make_method()
         clip = {"epsilon": method.clip_low, "epsilon_high": method.clip_high}
         given = {key: value for key, value in self.trainer.items() if key != "validate"}
-        return {**PAPER_DEFAULTS, **clip, **given, "output_dir": self.output, "seed": self.seed}
+        return {**RUN_DEFAULTS, **PAPER_DEFAULTS, **clip, **given, "output_dir": self.output, "seed": self.seed}
 
     @property
     def validate_spec(self) -> ValidateSpec | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rlad.errors import RladError
+from rlad.files import check_writable
 from rlad.models import resolve
 from rlad.trainer.config import Recipe, grpo_fields
 from rlad.trainer.rules import batches
@@ -19,12 +20,12 @@ from rlad.trainer.session import (
     INTERRUPTED,
     Trained,
     begin,
+    check_data,
     exit_status,
     load_student,
     quiet,
     speaker,
     train_and_evaluate,
-    validation_task,
 )
 
 if TYPE_CHECKING:
@@ -47,16 +48,13 @@ def train(
 
         return train_stages(recipe, resume, say)
     quiet()
-    from rlad.tasks import load_task
-
     output = Path(recipe.output)
-    task = load_task(recipe.task)
-    validation_task(recipe, task)  # refused now, and not when the models are loaded
-    examples = list(task.train())
-    _check_enough(recipe, len(examples))
+    task, examples = prepared(recipe)
     for line in getattr(task, "report", list)():  # corrections and overlaps: what a reader of the results should know
         say(f"data: {line}")
-    checkpoint = _start(recipe, output, resume, say)
+    checkpoint = _checkpoint(recipe, output, say) if resume else None
+    arguments = arguments_of(recipe, output)
+    check_writable(output)
 
     from rlad.trainer.progress import StopAtBoundary
 
@@ -67,7 +65,9 @@ def train(
     )
     teacher = _teacher(recipe.teacher) if recipe.teacher and method.needs_teacher else None
     model, tokenizer = load_student(recipe.model)
-    trainer = _make_trainer(recipe, task, examples, model, tokenizer, teacher, output, say)
+    trainer = _make_trainer(recipe, arguments, task, examples, model, tokenizer, teacher, output, say)
+    if checkpoint is None:
+        begin(recipe, say)  # last: what cannot be loaded must not set an earlier run aside
     stop = StopAtBoundary(batches(vars(trainer.args), trainer.args.world_size).boundary, say)
     for callback in (stop, *callbacks):
         trainer.add_callback(callback)
@@ -75,6 +75,18 @@ def train(
     if done is None:
         return INTERRUPTED
     return _finish(recipe, output, done, say) if trainer.is_world_process_zero() else 0
+
+
+def prepared(recipe: Recipe) -> tuple[Task, list[Any]]:
+    """The recipe's task and its training examples. Raises RladError for what its data lack, in evaluation too: now, and
+    not when the models are loaded or trained."""
+    from rlad.tasks import load_task
+
+    task = load_task(recipe.task)
+    check_data(recipe, task)
+    examples = list(task.train())
+    _check_enough(recipe, len(examples))
+    return task, examples
 
 
 def _check_enough(recipe: Recipe, examples: int) -> None:
@@ -90,19 +102,16 @@ def _check_enough(recipe: Recipe, examples: int) -> None:
         )
 
 
-def _start(recipe: Recipe, output: Path, resume: bool, say: Callable[[str], None]) -> Path | None:
-    """Make the output folder and write the recipe there; the checkpoint to go on from when resuming."""
-    if resume:
-        if (output / "summary.json").is_file():
-            raise RladError(f"{output} is finished: see its summary.json; to train again leave --resume out")
-        found = last_checkpoint(output / "checkpoints")
-        if found is None:
-            raise RladError(f"there is no whole checkpoint in {output / 'checkpoints'}: start again without --resume")
-        check_same_recipe(recipe, output / "recipe.yaml")
-        say(f"going on from {found}")
-        return found
-    begin(recipe, say)
-    return None
+def _checkpoint(recipe: Recipe, output: Path, say: Callable[[str], None]) -> Path:
+    """The checkpoint to go on from. Raises RladError where there is none, or the recipe is another."""
+    if (output / "summary.json").is_file():
+        raise RladError(f"{output} is finished: see its summary.json; to train again leave --resume out")
+    found = last_checkpoint(output / "checkpoints")
+    if found is None:
+        raise RladError(f"there is no whole checkpoint in {output / 'checkpoints'}: start again without --resume")
+    check_same_recipe(recipe, output / "recipe.yaml")
+    say(f"going on from {found}")
+    return found
 
 
 def check_same_recipe(recipe: Recipe, path: Path) -> None:
@@ -121,8 +130,22 @@ def check_same_recipe(recipe: Recipe, path: Path) -> None:
         )
 
 
+def arguments_of(recipe: Recipe, output: Path) -> Any:
+    """The trainer's configuration. Raises RladError for what transformers and TRL refuse themselves, or lack here."""
+    from rlad.trainer.arguments import RLADConfig
+    from rlad.trainer.recorder import EVERY
+
+    recorded = {"record_every": EVERY, "record_folder": str(output / "records")}
+    arguments = {**recorded, **recipe.trainer_arguments(), "output_dir": str(output / "checkpoints")}
+    try:
+        return RLADConfig(**arguments, method=recipe.method, disable_tqdm=True)
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+        raise RladError(f"trainer: {' '.join(str(error).split())}") from error
+
+
 def _make_trainer(
     recipe: Recipe,
+    arguments: Any,
     task: Task,
     examples: list[Any],
     model: Any,
@@ -134,17 +157,13 @@ def _make_trainer(
     from datasets import Dataset
     from transformers import PrinterCallback, ProgressCallback
 
-    from rlad.trainer.arguments import RLADConfig
     from rlad.trainer.progress import MetricsFile, StepLine
-    from rlad.trainer.recorder import EVERY
     from rlad.trainer.trainer import RLADTrainer
 
-    recorded = {"record_every": EVERY, "record_folder": str(output / "records")}
-    arguments = {**recorded, **recipe.trainer_arguments(), "output_dir": str(output / "checkpoints")}
     trainer = RLADTrainer(
         model,
         reward_function(task),
-        RLADConfig(**arguments, method=recipe.method, disable_tqdm=True),
+        arguments,
         Dataset.from_list(examples),
         processing_class=tokenizer,
         teacher_model=teacher,
@@ -202,17 +221,17 @@ def _finish(recipe: Recipe, output: Path, done: Trained, say: Callable[[str], No
 
     summary = done.summary(recipe)
     better = done.tell_gain(summary, say)
-    metrics = read_metrics(output / "metrics.jsonl")
-    metric = "accuracy" if any("accuracy" in row for row in metrics) else "reward"
-    label = recipe.method["name"]
-    learning_curve({label: [metrics]}, output / "learning_curve.png", metric, f"{label}: training {metric}")
-    write_json(output / "summary.json", summary)
+    write_json(output / "summary.json", summary)  # first: a picture that fails must not cost the run
+    if metrics := read_metrics(output / "metrics.jsonl"):
+        metric = "accuracy" if any("accuracy" in row for row in metrics) else "reward"
+        label = recipe.method["name"]
+        learning_curve({label: [metrics]}, output / "learning_curve.png", metric, f"{label}: training {metric}")
     _report(output, say)
     say(f"\n{done.steps} steps in {done.seconds:.0f} s. Written:")
     for name, what in (
         ("model", "the student, for AutoModelForCausalLM.from_pretrained"),
         ("best", "the same after the best validation"),
-        ("metrics.jsonl", "every step"),
+        ("metrics.jsonl", "every logged step"),
         ("validation.jsonl", "every validation"),
         ("learning_curve.png", "the learning curve"),
         ("records", "groups of rollouts, token by token"),

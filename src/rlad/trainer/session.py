@@ -82,7 +82,7 @@ def train_and_evaluate(
 
     recipe: of either command. command: which goes on after an interruption. None: interrupted at a checkpoint.
     """
-    validation = _validation(recipe, task, trainer, output, say)
+    validation = _validation(recipe, task, trainer, output, stop, say)
     before = _evaluate(recipe, task, trainer, output / "evaluation-before.json", "before", say)
     started = time.monotonic()
     with stop.listening():
@@ -166,6 +166,13 @@ def load_student(spec: StudentSpec) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def device_of(trainer: Mapping[str, Any]) -> str:
+    """Where a model goes that no trainer places, by the recipe's `trainer`: the GPU, where there is one to be used."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and not trainer.get("use_cpu", False) else "cpu"
+
+
 def open_think(tokenizer: Any) -> None:
     """Let the chat template end a prompt with <think> and a line break, as Logic-RL's prompts do.
 
@@ -207,20 +214,42 @@ def validation_task(recipe: Any, task: Task) -> Task:
     spec = recipe.validate_spec
     if spec is None or not spec.task:
         return task
+    # Validation would be on other problems than the ones named here, and nothing would say so.
+    if spec.split == "validation" and isinstance(spec.task, Mapping) and "evaluation_data" in spec.task:
+        raise RladError(
+            "trainer.validate.task: evaluation_data is what split test is of: set trainer.validate.split=test"
+        )
     try:
         return load_task(spec.task)
     except RladError as error:
         raise RladError(f"trainer.validate.task: {error}") from None
 
 
-def _validation(recipe: Any, task: Task, trainer: Any, output: Path, say: Callable[[str], None]) -> Any:
+def check_data(recipe: Any, task: Task) -> None:
+    """Raises RladError where the problems that the recipe evaluates or validates on cannot be had."""
+    validated = validation_task(recipe, task)
+    for key, spec, whose in (
+        ("evaluate", recipe.evaluate, task),
+        ("trainer.validate", recipe.validate_spec, validated),
+    ):
+        if spec is not None:
+            try:
+                whose.evaluation(spec.split, spec.puzzles)
+            except RladError as error:
+                raise RladError(f"{key}: {error}") from None
+
+
+def _validation(
+    recipe: Any, task: Task, trainer: Any, output: Path, stop: StopAtBoundary, say: Callable[[str], None]
+) -> Any:
     """The callback that validates while training, None where the recipe asks for none."""
     from rlad.trainer.validate import Validation
 
     spec = recipe.validate_spec
     if spec is None:
         return None
-    made = Validation(trainer, validation_task(recipe, task), spec, output, recipe.seed, say)
+    validated = validation_task(recipe, task)
+    made = Validation(trainer, validated, spec, output, recipe.seed, say, lambda: stop.stopped)
     trainer.add_callback(made)
     return made
 

@@ -59,15 +59,15 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
     resume: finished stages are passed over, and the one that was interrupted goes on. Raises as rlad.trainer.run.train.
     """
     from rlad.evaluation.run import write_json
-    from rlad.tasks import load_task
-    from rlad.trainer.run import check_same_recipe, train
+    from rlad.trainer.run import arguments_of, check_same_recipe, prepared, train
     from rlad.trainer.saving import last_checkpoint
-    from rlad.trainer.session import INTERRUPTED, begin, better, exit_status, first_process, set_aside, validation_task
+    from rlad.trainer.session import INTERRUPTED, begin, better, exit_status, first_process, set_aside
 
     for index in range(len(recipe.stages)):
         stage = stage_recipe(recipe, index)
         try:
-            validation_task(stage, load_task(stage.task))
+            prepared(stage)
+            arguments_of(stage, Path(stage.output))
         except RladError as error:  # now, and not when the stages before it are trained
             raise RladError(f"stages.{index + 1}: {error}") from None
     output = Path(recipe.output)

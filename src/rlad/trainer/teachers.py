@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlad.errors import RladError
-from rlad.models import resolve
+from rlad.models import load_tokenizer, resolve
 from rlad.teacher import Teacher
 from rlad.teacher.align import self_test
 from rlad.teacher.compatibility import check_tokenizers
@@ -66,10 +66,10 @@ def make_teacher(
 def _tokenizer(teacher: Any, name: str, init_kwargs: Mapping[str, Any], spans: bool) -> Any:
     """The teacher's tokenizer from where the teacher is, or None where it can do without."""
     if spans and isinstance(teacher, ServerTeacher) and teacher.tokenizer is not None:
-        name = resolve(teacher.tokenizer)
+        name = teacher.tokenizer
     if name:
         remote = bool(init_kwargs.get("trust_remote_code", False))
-        return AutoTokenizer.from_pretrained(name, revision=init_kwargs.get("revision"), trust_remote_code=remote)
+        return load_tokenizer(name, "the teacher", revision=init_kwargs.get("revision"), trust_remote_code=remote)
     if spans or isinstance(teacher, PreTrainedModel):
         raise RladError(
             "the teacher's tokenizer is unknown: pass teacher_processing_class (or name a served teacher's in "

@@ -27,6 +27,7 @@ class Validation(TrainerCallback):
 
     trainer: the RLADTrainer that it belongs to. task: whose problems. output: the run's folder; every result is a line
     of validation.jsonl there, and the model with the best metric so far is in `best` (the first of equals).
+    interrupted: whether training ended only to go on later.
 
     Training does not change by it: evaluation draws from generators of its own. Only the first process evaluates, the
     others wait for it.
@@ -40,8 +41,10 @@ class Validation(TrainerCallback):
         output: Path,
         seed: int = 0,
         emit: Callable[[str], None] = print,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.trainer, self.task, self.spec, self.seed, self.emit = trainer, task, spec, seed, emit
+        self.interrupted = interrupted
         self.history, self.best = output / HISTORY, output / BEST
         self.examples = list(task.evaluation(spec.split, spec.puzzles))
         self.last = -1
@@ -63,7 +66,8 @@ class Validation(TrainerCallback):
             self._validate(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step != self.last and state.global_step >= state.max_steps:
+        # Not by max_steps: a run whose seconds are over ends before it, and its last model may be the best.
+        if state.global_step != self.last and not self.interrupted():
             self._validate(state.global_step)
 
     def _validate(self, step: int) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rlad.errors import RladError
@@ -40,11 +41,12 @@ class KnightsKnaves:
     depth, width: of generated statements, see `generate`.
     data: a file (JSON Lines or Parquet) of official rows to train on in place of the generator, a list of files, or a
         dataset on the Hugging Face hub, as "owner/name" or "owner/name:pattern/of/files*.jsonl".
-    evaluation_data: likewise, to evaluate on.
+    evaluation_data: likewise, what split "test" is of in place of the generator; split "validation" is the generator's.
     held_out: what happens to a training row that is an official test puzzle or stands in evaluation_data, whatever its
         names and order: "refuse" the file, or "drop" the row.
     scorer: see `score`. prompt: "plain", the quiz alone, or "logic-rl", Logic-RL's instruction before it.
-    prompt_ends_with_think: set it where the chat template itself opens <think>; read by the scorer "logic-rl".
+    prompt_ends_with_think: set it where the chat template itself opens <think>; read by the scorer "logic-rl", from the
+        column `prompt_ends_with_think_tag` of an example, or from here where an example has none.
     """
 
     people: Any = None
@@ -81,6 +83,12 @@ class KnightsKnaves:
             for source in _sources(getattr(self, field), field):
                 check_source(source, f"task.{field}")
 
+    @property
+    def is_local(self) -> bool:
+        """Whether its puzzles are generated, or in files on this disk."""
+        sources = (*_sources(self.data, "data"), *_sources(self.evaluation_data, "evaluation_data"))
+        return all(Path(source).exists() for source in sources)
+
     def train(self) -> list[Example]:
         """Training examples. Raises RladError for a bad row, and for held-out rows unless they are dropped."""
         if self.data is None:
@@ -91,30 +99,34 @@ class KnightsKnaves:
     def evaluation(self, split: str = "test", count: int | None = None) -> list[Example]:
         """`count` examples, spread evenly over the numbers of people; None: 100 for each, or all of evaluation_data.
 
-        From the generator they belong to `split` ("test" or "validation"), none is in `data`, and from 3 people on all
+        split "test": of evaluation_data where that is set, else from the generator. "validation": from the generator,
+        whether it is set or not, so that what a run is chosen by is not what it is judged by. From the generator they
+        belong to `split`, none is in `data` or evaluation_data (up to names and order), and from 3 people on all
         differ.
         """
         if split not in ("test", "validation"):
             raise RladError(f"an evaluation split is test or validation, not {split!r}")
         if count is not None and count < 1:
             raise RladError(f"at least 1 puzzle is needed to evaluate, not {count}")
-        if self.evaluation_data is None:
-            trained = (
-                set() if self.data is None else {fingerprint(puzzle.statements) for puzzle in self._training_rows()}
-            )
-            total = DEFAULT_EVALUATION * len(self.people or DEFAULT_PEOPLE) if count is None else count
-            return self._examples(self._generated(split, total, self.evaluation_seed, trained, distinct=True))
         rows = self._evaluation_rows()
+        if split == "validation" or self.evaluation_data is None:
+            known = [*rows, *([] if self.data is None else self._training_rows())]
+            without = {fingerprint(puzzle.statements) for puzzle in known}
+            total = DEFAULT_EVALUATION * len(self.people or DEFAULT_PEOPLE) if count is None else count
+            return self._examples(self._generated(split, total, self.evaluation_seed, without, distinct=True))
         if count is not None and count > len(rows):
             raise RladError(f"task.evaluation_data has {len(rows)} puzzles, fewer than the {count} asked for")
         return self._examples(islice(_interleaved(_by_people(rows).values()), count))
 
     def score(self, response: str, example: Mapping[str, Any]) -> Score:
-        """Score a response by the example's `names`, `solution`, and `prompt_ends_with_think_tag` (by default true)."""
+        """Score a response by the example's `names` and `solution`.
+
+        Its `prompt_ends_with_think_tag` says whether its prompt ended in <think>; without it the task's option does.
+        """
         missing = [field for field in ("names", "solution") if field not in example]
         if missing:
             raise RladError(f"knights_knaves needs {' and '.join(missing)} to score a response; there is none")
-        think = example.get("prompt_ends_with_think_tag", True)
+        think = example.get("prompt_ends_with_think_tag", self.prompt_ends_with_think)
         return score(response, example["names"], example["solution"], self.scorer, prompt_ends_with_think=bool(think))
 
     def _generated(self, split: str, total: int, seed: int, without: set[str], distinct: bool = False) -> list[Puzzle]:

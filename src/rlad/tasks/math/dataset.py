@@ -87,6 +87,11 @@ class Math:
         self._asked("data")
         self._asked("evaluation_data")
 
+    @property
+    def is_local(self) -> bool:
+        """Whether its problems are in files on this disk."""
+        return all(one.path is not None for field in ("data", "evaluation_data") for one in self._asked(field))
+
     def train(self) -> list[Example]:
         """Training examples. Logs what was left out or corrected, and why (see `report`).
 

@@ -1,22 +1,11 @@
-"""What `rlad check` says of a recipe of `rlad sft`."""
+"""What a recipe of `rlad sft` would run, for `rlad check`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rlad.offline.config import SftRecipe
-
-
-def sft_problems(recipe: SftRecipe) -> list[str]:
-    """What only the surroundings can tell: models and traces that are not there, the task's options."""
-    from rlad.cli.check import surroundings
-
-    problems = surroundings(recipe)
-    if recipe.teacher is None and not Path(recipe.traces).is_dir():
-        problems.append(f"sft.traces: there is no folder {recipe.traces}, and no teacher to make it with")
-    return problems
 
 
 def sft_description(recipe: SftRecipe) -> list[str]:

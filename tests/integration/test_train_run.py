@@ -1,0 +1,86 @@
+"""`rlad train` around its training: what it logs and leaves, and a start that fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import letters_task
+import tiny
+from rlad.errors import RladError
+from rlad.trainer.config import Recipe
+from rlad.trainer.run import train
+from rlad.trainer.session import device_of
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return tiny.save(1, tmp_path / "base")
+
+
+def made(base: str, output: Path, trainer: dict[str, Any] | None = None, without: str = "", **more: Any) -> Recipe:
+    found = letters_task.recipe(base, output, {"save_strategy": "no", **(trainer or {})}, **more).model_dump()
+    found["trainer"].pop(without, None)
+    return Recipe.from_mapping(found)
+
+
+def test_every_step_is_logged_where_the_recipe_does_not_say(base: str, tmp_path: Path) -> None:
+    assert train(made(base, tmp_path / "run", without="logging_steps"), emit=lambda line: None) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+
+
+def test_a_run_that_logs_nothing_is_whole(base: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+    assert train(made(base, tmp_path / "run", {"logging_strategy": "no"}), emit=lines.append) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 2 and summary["gain"][-1]["problems"] == 4
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() and (tmp_path / "run" / "report.html").is_file()
+    assert any("2 steps in" in line for line in lines)
+
+
+def test_a_start_that_fails_leaves_an_earlier_run_where_it_is(base: str, tmp_path: Path) -> None:
+    earlier = made(base, tmp_path / "run", {"max_steps": 1}, evaluate=None)
+    assert train(earlier, emit=lambda line: None) == 0
+    for changed, words in (
+        (
+            {"teacher": str(tmp_path / "nowhere"), "method": "rlad"},
+            "the tokenizer of the teacher '.*nowhere' cannot be",
+        ),
+        ({"model": str(tmp_path / "nobody")}, "the model '.*nobody' cannot be loaded"),
+    ):
+        with pytest.raises(RladError, match=words):
+            train(made(base, tmp_path / "run", evaluate=None, **changed), emit=lambda line: None)
+    assert (tmp_path / "run" / "summary.json").is_file() and list(tmp_path.glob("run.*")) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_what_this_machine_lacks_is_one_error(base: str, tmp_path: Path) -> None:
+    with pytest.raises(RladError, match=r"^trainer: Your setup doesn't support bf16/gpu"):
+        train(made(base, tmp_path / "run", {"use_cpu": False, "bf16": True}), emit=lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_loaded(base: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RladError, match="cannot write"):
+        train(made(str(tmp_path / "nobody"), tmp_path / "file" / "run"), emit=lambda line: None)
+
+
+def test_what_a_later_stage_lacks_is_said_before_the_first_trains(base: str, tmp_path: Path) -> None:
+    many = {"per_device_train_batch_size": 40 * tiny.GROUP}
+    staged = made(base, tmp_path / "run").model_dump() | {"stages": [{}, {"trainer": many}]}
+    with pytest.raises(RladError, match=r"^stages\.2: the task has 16 training problems, and one generation takes 40"):
+        train(Recipe.from_mapping(staged), emit=lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_no_trainer_places_goes_to_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of({}) == "cuda" and device_of({"use_cpu": True}) == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of({}) == "cpu"
