@@ -190,7 +190,8 @@ _RUN: dict[str, Option] = {
         "checkpoints only where no generation batch is half used: a multiple is asked for",
         "save_strategy save_steps save_total_limit",
     ),
-    **_works("as in transformers", "output_dir seed logging_steps logging_strategy logging_first_step report_to"),
+    **_works("as in transformers", "output_dir seed logging_strategy logging_first_step report_to"),
+    **_works("as in transformers (10); 1 in a recipe", "logging_steps"),
     **_passes(
         "logging",
         "log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica "
