@@ -19,10 +19,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write into, beside `path`; it is moved there at the end, so no reader or crash ever meets half of it.
 
     Makes the folder. After an exception what stood at `path` stands there still. Raises RladError where it cannot be
-    written.
+    written. A device or a pipe, such as /dev/null, is written to as it is.
     """
     target = Path(path)
     try:
+        if target.exists() and not target.is_file() and not target.is_dir():
+            with target.open("wb") as file:
+                yield file
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:

@@ -15,6 +15,8 @@ import pytest
 
 import tiny
 from rlad.cli.main import main
+from rlad.errors import RladError
+from rlad.files import whole_file
 from rlad.records import part, parts, read_rows
 
 COMMON = ["--task", "knights_knaves", "--people", "2-3", "--max-new-tokens", "24", "--temperature", "1"]
@@ -165,6 +167,73 @@ def test_responses_made_elsewhere_and_an_export(model: str, tmp_path: Path, caps
         assert (printed == table) == (name != "samples.jsonl")
 
 
+LETTERS = ["evaluate", "--task", "letters_task:Letters", "--puzzles", "2"]
+
+
+def answered(folder: Path, *counts: int) -> str:
+    """A file with so many responses to each problem of the task letters."""
+    rows = [json.dumps({"index": i, "responses": ["abc"] * count}) for i, count in enumerate(counts)]
+    (folder / "responses.jsonl").write_text("\n".join(rows), "utf-8")
+    return str(folder / "responses.jsonl")
+
+
+def test_other_problems_are_found_before_anything_is_loaded_or_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, kept = str(tmp_path / "other.json"), tmp_path / "kept"
+    assert main([*LETTERS[:-1], "1", "--responses", answered(tmp_path, 1), "--output", other]) == 0
+    responses = answered(tmp_path, 1, 1)
+    capsys.readouterr()
+    kept.mkdir()
+    monkeypatch.setattr("rlad.evaluation.models.ModelName.load", lambda _: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rlad.evaluation.models.ModelName.which_weights", lambda _: pytest.fail("a model was read"))
+    monkeypatch.setattr("letters_task.Letters.score", lambda *_: pytest.fail("a response was scored"))
+    for what in (["embedded:student"], ["--responses", responses]):
+        assert main([*LETTERS, *what, "--against", other, "--records", str(kept), "--restart"]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and "not of the same problems" in err and "of 1 and 2, 1 are shared" in err
+        assert kept.is_dir() and not list(tmp_path.glob("kept.*"))  # nor is anything set aside
+
+
+def test_too_few_responses_for_a_k_are_found_before_they_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    responses = answered(tmp_path, 4, 1)  # of each problem, not on average
+    assert main([*LETTERS, "--responses", responses, "--pass-at", "1"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("letters_task.Letters.score", lambda *_: pytest.fail("a response was scored"))
+    for ks, says in (("1,4", "pass@4 needs at least 4 samples of each problem, not 1"), ("0", "k from 1 on")):
+        assert main([*LETTERS, "--responses", responses, "--pass-at", ks]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and says in err
+
+
+def test_a_comparison_that_fails_costs_neither_the_json_nor_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RladError("no comparison")
+
+    result, samples = tmp_path / "a.json", tmp_path / "samples.jsonl"
+    arguments = [*LETTERS, "--responses", answered(tmp_path, 1, 1), "--output"]
+    assert main([*arguments, str(result)]) == 0
+    alone = json.loads(result.read_text())
+    compared = ["--against", str(result), "--export", "lm-eval", str(samples)]
+    assert main([*arguments, str(tmp_path / "b.json"), *compared]) == 0
+    with_it = json.loads((tmp_path / "b.json").read_text())
+    assert with_it.pop("against")["run"] == str(result) and with_it == alone
+    samples.unlink()
+    capsys.readouterr()
+    monkeypatch.setattr("rlad.evaluation.pairs.compare", fails)
+    for output in (str(tmp_path / "c.json"), "-"):
+        assert main([*arguments, output, *compared]) == 2
+        out, err = capsys.readouterr()
+        assert "error: no comparison" in err
+        assert json.loads(out if output == "-" else Path(output).read_text()) == alone
+        assert len(samples.read_text().splitlines()) == 2
+        samples.unlink()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -204,3 +273,25 @@ def test_mistakes_are_found_before_anything_is_loaded(
     monkeypatch.setattr("rlad.evaluation.models.ModelName.which_weights", lambda _: pytest.fail("a model was read"))
     assert main(["evaluate", *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_and_what_data_are_of_is_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    inside = str(tmp_path / "file" / "a.json")
+    for option in (["--output", inside], ["--export", "lm-eval", inside], ["--output", str(tmp_path)]):
+        assert main(["evaluate", "nobody", "--task", "letters_task:Letters", *option]) == 2
+        assert "error: cannot write" in capsys.readouterr().err
+    assert main(["evaluate", "nobody", "--task", "math", "--data", "gsm8k", "--split", "validation"]) == 2
+    assert "--data is what --split test is of: leave --split out" in capsys.readouterr().err
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with whole_file(pipe) as file:
+        file.write(b"told")
+    assert os.read(reader, 10) == b"told" and pipe.is_fifo()
+    os.close(reader)

@@ -1,6 +1,7 @@
 """Tasks by name, of your own, and Knights & Knaves from generator and files: what they give and what they refuse."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -707,3 +708,15 @@ def test_scores_of_several_responses_come_from_the_task_s_own_way_to_do_them_tog
     assert [s.explanation for s in score_all(Together(), ["a", "xx"], examples)] == ["together"] * 2
     with pytest.raises(ValueError):
         score_all(Alone(), ["a"], examples)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_score_that_is_no_finite_number_stops_what_would_train_on_it(value: float) -> None:
+    class Odd:
+        name = "odd"
+
+        def score(self, response: str, example: dict[str, Any]) -> Score:
+            return Score(value if response == "b" else 1.0, False, None, "")
+
+    with pytest.raises(RladError, match=r"the task odd must score a response by a finite number, not (nan|-inf)"):
+        score_all(Odd(), ["a", "b"], [{}, {}])  # type: ignore[arg-type]

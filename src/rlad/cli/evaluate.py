@@ -14,6 +14,7 @@ import typer
 
 from rlad.errors import RladError
 from rlad.evaluation.models import ModelName, load_model
+from rlad.files import check_writable
 
 if TYPE_CHECKING:
     from rlad.evaluation.generate import Backend
@@ -112,6 +113,8 @@ def evaluate(
     from rlad.tasks import load_task
 
     _check_asked(task, backend, restart, records)
+    if data is not None and split != "test":
+        raise RladError("--data is what --split test is of: leave --split out")
     outcome = _Outcome.checked(pass_at, against, export, output)
     settings = Settings(
         samples,
@@ -127,6 +130,7 @@ def evaluate(
         {"model": model or responses, "command": _command()},
         {"task": spec, "split": split},
         (records, restart),
+        outcome,
     )
     if responses is not None:
         _check_nothing_generates(context)
@@ -144,13 +148,15 @@ def evaluate(
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """What is evaluated, whoever answers. problems: (split, how many). about: of the result, and `kept`: of the
-    settings, both for the reader. records: (folder, whether it is set aside first)."""
+    settings, both for the reader. records: (folder, whether it is set aside first). outcome: what will be told, and so
+    what must be possible to tell before anything is generated or scored."""
 
     task: Task
     problems: tuple[str, int | None]
     about: dict[str, Any]
     kept: dict[str, Any]
     records: tuple[str | None, bool]
+    outcome: _Outcome
 
     def generated(
         self, settings: Settings, name: ModelName, backend: str, open_backend: Callable[[], Backend]
@@ -158,7 +164,7 @@ class _Run:
         """The responses of a model, scored as they are made."""
         from rlad.evaluation.run import respond
 
-        examples = self.task.evaluation(*self.problems)
+        examples = self._examples()
         self.about["revision"] = name.which_weights()
         kept = {**self.kept, "backend": backend, "dtype": name.dtype, **settings.to_json()}
         store = self._store(examples, kept)
@@ -168,20 +174,29 @@ class _Run:
     def scored(self, responses: str) -> Store:
         """The responses in a file, scored."""
         from rlad.evaluation.exchange import read_responses
+        from rlad.evaluation.results import check_pass_at
         from rlad.evaluation.run import score
 
-        examples = self.task.evaluation(*self.problems)
+        examples = self._examples()
         found = read_responses(responses, examples)
         counts = [0] * len(examples)
         for i, _ in found:
             counts[i] += 1
-        store = self._store(examples, {**self.kept, "responses": responses, "samples": min(counts)}, len(found))
+        samples = min(counts, default=0)
+        check_pass_at(self.outcome.ks, samples)  # to score them can take minutes
+        store = self._store(examples, {**self.kept, "responses": responses, "samples": samples}, len(found))
         done = store.done()
         places = [place for place in found if place not in done]
         for start in range(0, len(places), BATCH_SIZES["server"]):
             batch = places[start : start + BATCH_SIZES["server"]]
             score(store, batch, [found[place] for place in batch])
         return store
+
+    def _examples(self) -> Sequence[Example]:
+        """The problems. Raises RladError where the outcome cannot be told of them."""
+        examples = self.task.evaluation(*self.problems)
+        self.outcome.check_problems(examples)
+        return examples
 
     def _store(self, examples: Sequence[Example], settings: dict[str, Any], responses: int | None = None) -> Store:
         from rlad.evaluation.store import Store, set_aside
@@ -207,19 +222,34 @@ class _Outcome:
     def checked(
         cls, pass_at: str | None, against: str | None, export: tuple[str, str] | None, output: str | None
     ) -> _Outcome:
-        """From the options. Raises RladError, before hours of work, where the result could not be told."""
+        """From the options. Raises RladError, before hours of work, where the result could not be told; what that
+        depends on the problems for, `check_problems` looks at."""
         from rlad.evaluation.results import load_run
 
         if export is not None and export[0] != "lm-eval":
             raise RladError(f"--export knows the format lm-eval (--export lm-eval FILE), not {export[0]!r}")
         file = None if export is None else export[1]
         for path in (output if output != "-" else None, file):
-            if path and (Path(path).is_dir() or any(parent.is_file() for parent in Path(path).parents)):
-                raise RladError(f"cannot write {path}: it is a folder, or lies in what is a file")
+            if path and Path(path).is_dir():
+                raise RladError(f"cannot write {path}: it is a folder")
+            if path:
+                check_writable(Path(path).parent)
         return cls(_whole_numbers(pass_at), against, None if against is None else load_run(against), file, output)
 
+    def check_problems(self, examples: Sequence[Example]) -> None:
+        """Raises RladError where the run to compare with is of other problems."""
+        from rlad.evaluation.pairs import check_same_problems
+        from rlad.evaluation.problems import problem_id
+
+        if self.other is not None:
+            ids = [problem.problem for problem in self.other.problems]
+            check_same_problems(ids, [problem_id(example) for example in examples])
+
     def tell(self, store: Store, about: Mapping[str, Any]) -> None:
-        """The tables, on standard error where the JSON goes to standard output; the JSON; the samples."""
+        """The tables, on standard error where the JSON goes to standard output; the JSON; the samples.
+
+        The comparison is last: where it fails the responses are not lost, and the JSON is there without it.
+        """
         from rlad.evaluation.exchange import export_lm_eval
         from rlad.evaluation.results import write_json
 
@@ -227,18 +257,22 @@ class _Outcome:
         evaluation = dataclasses.replace(evaluation, settings={**about, **evaluation.settings})
         if self.ks:
             evaluation = evaluation.with_pass_at(self.ks)
-        content = evaluation.to_json()
+        content, file = evaluation.to_json(), None if self.output == "-" else self.output
         print(evaluation.table(), file=said)
-        if self.other is not None:
-            content["against"] = self._compared(evaluation, self.other, said)
-        if self.output == "-":
-            print(json.dumps(content))
-        elif self.output is not None:
-            write_json(self.output, content)
-            print(f"written to {self.output}")
-        if self.export is not None:
-            export_lm_eval(self.export, store.rows())
-            print(f"samples for lm-eval in {self.export}", file=said)
+        try:
+            if file is not None:
+                write_json(file, content)
+                print(f"written to {file}")
+            if self.export is not None:
+                export_lm_eval(self.export, store.rows())
+                print(f"samples for lm-eval in {self.export}", file=said)
+            if self.other is not None:
+                content["against"] = self._compared(evaluation, self.other, said)
+                if file is not None:
+                    write_json(file, content)  # once more, with the comparison
+        finally:
+            if self.output == "-":
+                print(json.dumps(content))
 
     def _compared(self, evaluation: Evaluation, other: Evaluation, said: TextIO) -> dict[str, Any]:
         from rlad.evaluation.pairs import compare, comparison_table, differing_settings

@@ -55,18 +55,24 @@ def differing_settings(before: Evaluation, after: Evaluation) -> list[str]:
     ]
 
 
-def _pairs(before: Evaluation, after: Evaluation) -> dict[str, list[Pair]]:
-    first, second = (
-        dict(zip(keys([problem.problem for problem in each.problems]), each.problems, strict=True))
-        for each in (before, after)
-    )
-    shared = first.keys() & second.keys()
+def check_same_problems(before: Sequence[str], after: Sequence[str]) -> None:
+    """Raises RladError where these are not the ids of the same problems, in whatever order; ids alone are enough, so
+    that it can be known before there is any response."""
+    first, second = set(keys(before)), set(keys(after))
+    shared = first & second
     if len(shared) < max(len(first), len(second)):
         raise RladError(
             "these two evaluations are not of the same problems, so they cannot be compared in pairs: "
             f"of {len(first)} and {len(second)}, {len(shared)} are shared; evaluate both with the same task, split "
             "and number of problems"
         )
+
+
+def _pairs(before: Evaluation, after: Evaluation) -> dict[str, list[Pair]]:
+    ids, others = ([problem.problem for problem in each.problems] for each in (before, after))
+    check_same_problems(ids, others)
+    first = dict(zip(keys(ids), before.problems, strict=True))
+    second = dict(zip(keys(others), after.problems, strict=True))
     groups: dict[str, list[Pair]] = {name: [] for name in by_difficulty(after.problems)}
     for key, problem in second.items():
         groups[problem.difficulty].append((first[key], problem))

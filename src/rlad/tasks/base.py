@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+from rlad.errors import RladError
 
 Example = dict[str, Any]
 """One problem: `prompt` (a list of chat messages) and the columns that the task's scorer reads.
@@ -55,9 +58,15 @@ class Task(Protocol):
 def score_all(task: Task, responses: Sequence[str], examples: Sequence[Mapping[str, Any]]) -> list[Score]:
     """The score of responses[i] for examples[i]. A task whose scorer is slow may do them together, in `score_many`.
 
-    score_many(responses, examples) returns what `score` would, in the same order.
+    score_many(responses, examples) returns what `score` would, in the same order. Raises RladError for a value that is
+    no finite number.
     """
     many = getattr(task, "score_many", None)
     if many is not None:
-        return list(many(responses, examples))
-    return [task.score(response, example) for response, example in zip(responses, examples, strict=True)]
+        scores = list(many(responses, examples))
+    else:
+        scores = [task.score(response, example) for response, example in zip(responses, examples, strict=True)]
+    for score in scores:
+        if not math.isfinite(score.value):  # it would make the group's advantages, and the weights, NaN
+            raise RladError(f"the task {task.name} must score a response by a finite number, not {score.value!r}")
+    return scores
