@@ -30,7 +30,8 @@ class StubTeacher:
 
     score: (ids, place) -> log-prob. models: what /v1/models lists. key: what a client must send. splits: what /tokenize
     answers, None for a server without it. faults: for the next completions, one each; None in it is a good answer.
-    always: for all completions after those. seconds: how long each completion takes.
+    always: for all completions after those. seconds: how long each completion takes. limit: tokens of a sequence, as
+    /v1/models says. listed: what answers /v1/models in the place of that.
     """
 
     def __init__(
@@ -43,8 +44,11 @@ class StubTeacher:
         always: Fault | None = None,
         seconds: float = 0.0,
         port: int = 0,
+        limit: int | None = None,
     ) -> None:
         self.score, self.models, self.key, self.splits, self.seconds = score, models, key, splits, seconds
+        self.limit = limit
+        self.listed: Callable[[Any], None] | None = None
         self.faults, self.always = list(faults), always
         self.bodies: list[dict[str, Any]] = []  # of every completion that was asked for
         self.times: list[float] = []
@@ -115,7 +119,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         stub = self.server.stub
         if stub.may_answer(self):
-            self.send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in stub.models]})
+            if stub.listed is not None:
+                stub.listed(self)
+                return
+            limit = {} if stub.limit is None else {"max_model_len": stub.limit}
+            self.send(
+                200, {"object": "list", "data": [{"id": name, "object": "model"} | limit for name in stub.models]}
+            )
 
     def do_POST(self) -> None:
         stub = self.server.stub

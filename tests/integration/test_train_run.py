@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 import letters_task
 import tiny
 from rlad.errors import RladError
 from rlad.trainer.config import Recipe
+from rlad.trainer.progress import anywhere
 from rlad.trainer.run import train
 from rlad.trainer.session import device_of
 
@@ -84,3 +86,20 @@ def test_a_model_that_no_trainer_places_goes_to_the_gpu_where_there_is_one(monke
     assert device_of({}) == "cuda" and device_of({"use_cpu": True}) == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_of({}) == "cpu"
+
+
+def asked_of(rank: int, folder: str, asks: int) -> None:
+    """One of two processes, of which only `asks` was told to stop (-1: none)."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/{asks}", rank=rank, world_size=2)
+    Path(folder, f"{asks}-{rank}.txt").write_text(str(anywhere(rank == asks, "cpu")))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("asks", "found"), [(0, "True"), (1, "True"), (-1, "False")])
+def test_processes_agree_to_stop_when_one_of_them_is_told_to(asks: int, found: str, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(asked_of, (str(tmp_path), asks), nprocs=2)
+    assert [(tmp_path / f"{asks}-{rank}.txt").read_text() for rank in (0, 1)] == [found, found]
+
+
+def test_alone_a_process_asks_itself() -> None:
+    assert anywhere(True, "cpu") and not anywhere(False, "cpu")

@@ -15,6 +15,7 @@ from torch import Tensor
 import tiny
 from rlad.errors import RladError
 from rlad.objectives import RLAD, OPDThenGRPO
+from rlad.teacher.local import LocalTeacher
 from rlad.trainer.arguments import RLADConfig
 from rlad.trainer.trainer import RLADTrainer
 
@@ -240,6 +241,12 @@ def test_a_grpo_config_is_not_enough(tmp_path: Path) -> None:
 
     with pytest.raises(RladError, match="args must be an RLADConfig, not GRPOConfig"):
         RLADTrainer(tiny.model(1), tiny.reward, GRPOConfig(str(tmp_path), use_cpu=True, bf16=False), dataset())
+
+
+def test_a_teacher_of_ones_own_at_another_temperature_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RladError, match=r"the teacher scores at temperature 1 and the student samples at 0\.5"):
+        tiny.trainer(tmp_path, "rlad", LocalTeacher(tiny.model(2)), temperature=0.5)
+    tiny.trainer(tmp_path, "rlad", LocalTeacher(tiny.model(2), temperature=0.5), temperature=0.5)
 
 
 def test_method_and_trl_agree_on_the_clip_range(tmp_path: Path) -> None:

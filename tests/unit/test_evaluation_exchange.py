@@ -127,7 +127,7 @@ def test_problems_without_a_response_are_named(tmp_path: Path) -> None:
 
 
 def record(order: int, sample: int, correct: bool, text: str) -> dict[str, Any]:
-    doc = {**EXAMPLES[order], "answer": "42"}
+    doc = {**EXAMPLES[order], "answer": ["42"] if order else "42"}
     return {
         "order": order, "sample": sample, "response": text, "correct": correct, "value": 3.0 * correct - 1,
         "extracted": "42" if correct else None, "example": json.dumps(doc), "prompt": json.dumps(doc["prompt"]),
@@ -146,7 +146,7 @@ def test_an_export_has_the_fields_of_lm_eval(tmp_path: Path) -> None:
     assert second["resps"] == [["y", "é 42"]] and second["filtered_resps"] == [["", "42"]]
     assert (second["acc"], second["pass"], second["reward"]) == (0.5, 1.0, 0.5)
     assert (first["acc"], first["pass"], first["reward"]) == (0.0, 0.0, -1.0)
-    assert second["target"] == "42" and second["doc"]["answer"] == "42"
+    assert first["target"] == second["target"] == "42" and second["doc"]["answer"] == ["42"]
     request = second["arguments"]["gen_args_0"]
     assert request["arg_0"] == json.dumps(EXAMPLES[1]["prompt"]) + "<think>"
     assert request["arg_1"]["temperature"] == 0.6 and request["arg_1"]["max_gen_toks"] == 9

@@ -113,6 +113,13 @@ def test_a_reasoning_is_opened_once(
             training_rows(words, [trace(response)], PromptFormat())
 
 
+@pytest.mark.parametrize("prompt", ["Who is a knight?", '"Who?"', "[]", '[{"role": "user"}]', "7"])
+def test_a_trace_of_ones_own_without_messages_is_named(prompt: str) -> None:
+    words = "the trace of problem .*: its prompt must be chat messages in JSON, not "
+    with pytest.raises(RladError, match=words):
+        training_rows(tiny.tokenizer(), [{**trace("Bob"), "prompt": prompt}], PromptFormat())
+
+
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     words = copy.deepcopy(tiny.tokenizer())
     words.eos_token = None

@@ -40,6 +40,11 @@ def test_one_group_is_the_most_mixed_one() -> None:
     assert [g for g, _ in chosen_groups([0.0, 0.0, 1.0, 0.0], correct, 2, 1, random.Random(0))] == [1]
 
 
+@pytest.mark.parametrize("correct", [None, [True, False, True]])
+def test_a_process_without_a_whole_group_records_none(correct: list[bool] | None) -> None:
+    assert chosen_groups([1.0, 0.0, 1.0], correct, 4, 2, random.Random(0)) == []
+
+
 def trainer(step: int = 0, **options: Any) -> Any:
     args = {"steps_per_generation": 1, "num_iterations": 1, "gradient_accumulation_steps": 1} | options
     return SimpleNamespace(args=SimpleNamespace(**args), state=SimpleNamespace(global_step=step, max_steps=20))
@@ -87,6 +92,7 @@ def test_weights(loss_type: str, expected: list[float]) -> None:
 
 def test_the_right_answer_of_an_example() -> None:
     assert gold({"names": ["Zoey", "Bob"], "solution": [True, False]}) == "Zoey is a knight, Bob is a knave"
+    assert gold({"answer": ["\\frac{1}{2}", "0.5"]}) == "\\frac{1}{2} or 0.5"
     assert gold({"answer": 7}) == "7" and gold({"gold": "a", "answer": "b"}) == "a" and gold({"x": 1}) is None
 
 

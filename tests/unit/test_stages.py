@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rlad.errors import RladError
 from rlad.tasks import load_task
 from rlad.trainer.config import Recipe, RecipeError
 from rlad.trainer.run import train
-from rlad.trainer.session import validation_task
+from rlad.trainer.session import training_examples, validation_task
 from rlad.trainer.stages import _answering, describe, stage_recipe
 
 BASE: dict[str, Any] = {
@@ -164,3 +165,39 @@ def test_what_was_evaluated_by_another_scorer_is_not_taken_over() -> None:
     made = stages({}, {"task": {"scorer": "logic-rl"}}, {"trainer": {"max_completion_length": 99}}, {"method": "grpo"})
     plain, scored, longer, other = (_answering(stage_recipe(made, i)) for i in range(4))
     assert plain == other and plain != scored and plain != longer
+
+
+def written(path: Path, *problems: str) -> str:
+    path.write_text("".join(json.dumps({"problem": each, "answer": "1"}) + "\n" for each in problems))
+    return str(path)
+
+
+@pytest.mark.parametrize(("held_out", "left"), [("drop", 1), ("refuse", 0)])
+def test_what_another_task_validates_on_is_not_trained_on(held_out: str, left: int, tmp_path: Path) -> None:
+    """The task itself knows only its own evaluation_data. Layout tells no two problems apart."""
+    ours = written(tmp_path / "ours.jsonl", "Find the sum of $Q$.", "Another one.")
+    task = {"name": "math", "data": ours, "evaluation_data": written(tmp_path / "test.jsonl", "A third.")}
+    task |= {"validation": 0.0, "held_out": held_out}
+    other = {"name": "math", "evaluation_data": written(tmp_path / "other.jsonl", "find the sum  of $Q$")}
+    validate = {"every": 2, "puzzles": 1, "split": "test", "task": other | {"data": ours, "validation": 0.0}}
+    changed = {"task": task, "trainer": BASE["trainer"] | {"validate": validate}, "evaluate": {"puzzles": 1}}
+    made = Recipe.from_mapping(BASE | changed)
+    lines: list[str] = []
+    if held_out == "refuse":
+        with pytest.raises(RladError, match=r"1 training examples are problems of trainer\.validate\.task: leave"):
+            training_examples(made, load_task(made.task), lines.append)
+        return
+    found = training_examples(made, load_task(made.task), lines.append)
+    assert [each["problem"] for each in found] == ["Another one."] and len(found) == left
+    assert lines == ["data: 1 training examples are problems of trainer.validate.task; left out"]
+
+
+def test_a_task_without_a_rule_is_told_that_it_validates_on_what_it_trains_on() -> None:
+    validate = {"every": 2, "puzzles": 4, "task": {"name": "letters_task:Letters", "first": 1}}
+    trainer = BASE["trainer"] | {"validate": validate}
+    made = Recipe.from_mapping(BASE | {"task": {"name": "letters_task:Letters"}, "trainer": trainer})
+    lines: list[str] = []
+    assert len(training_examples(made, load_task(made.task), lines.append)) == 16
+    assert lines == [
+        "data: 16 training examples are problems of trainer.validate.task: the best model would be chosen on them"
+    ]

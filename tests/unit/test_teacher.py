@@ -19,7 +19,7 @@ from rlad.models import resolve
 from rlad.teacher import Teacher
 from rlad.teacher.align import Layout, layout, self_test
 from rlad.teacher.compatibility import check_tokenizers, template_difference, tokenizer_differences
-from rlad.teacher.local import LocalTeacher, backbone, cpu_logps
+from rlad.teacher.local import LocalTeacher, backbone, cpu_logps, safe_adapter
 
 VOCABULARY = len(tiny.tokenizer())
 
@@ -117,9 +117,10 @@ def test_a_layout_says_which_output_scores_which_token() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1000])
-@pytest.mark.parametrize("family", ["qwen3", "gemma2", "granite"])
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "granite", "qwen3_moe", "mixtral", "gpt2"])
 def test_the_head_in_tiles_is_the_models_own(family: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Soft caps (Gemma 2) and scales (Granite) of the logits are in it, whatever the size of a tile."""
+    """Soft caps (Gemma 2) and scales (Granite) of the logits are in it, whatever the size of a tile, and whatever else
+    a head reads (routers of mixtures, GPT-2's attentions)."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     extra = {"gemma2": {"final_logit_softcapping": 0.5}, "granite": {"logits_scaling": 0.1}}.get(family, {})
@@ -151,6 +152,42 @@ class Shifted:
 
     def score(self, prompts: Any, responses: Any) -> list[Tensor]:
         return [row.roll(self.by) for row in self.inner.score(prompts, responses)]
+
+
+def test_a_teacher_is_loaded_whole_while_the_student_is_in_parts(tmp_path: Path) -> None:
+    """DeepSpeed itself is not here: what transformers asks before it parts a model that it loads."""
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import deepspeed
+
+    class Parts:
+        def is_zero3(self) -> bool:
+            return True
+
+    config, asked = Parts(), []
+    deepspeed.set_hf_deepspeed_config(config)
+    load = AutoModelForCausalLM.from_pretrained
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                AutoModelForCausalLM,
+                "from_pretrained",
+                lambda *args, **kwargs: asked.append(deepspeed.is_deepspeed_zero3_enabled()) or load(*args, **kwargs),
+            )
+            LocalTeacher.load(tiny.save(2, tmp_path))
+        assert asked == [False] and deepspeed.is_deepspeed_zero3_enabled()
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+
+
+def test_a_hub_that_is_not_reached_says_nothing_of_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def away(*_: object) -> None:
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", away)
+    with pytest.raises(RladError, match="the adapter 'me/mine' cannot be had: no connection"):
+        safe_adapter("me/mine")
 
 
 @pytest.mark.parametrize("where", ["cpu", "auto"])

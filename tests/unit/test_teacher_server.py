@@ -353,6 +353,24 @@ def test_one_that_comes_back_is_used_again(monkeypatch: pytest.MonkeyPatch) -> N
         assert (len(sick.bodies), len(well.bodies)) == (4, 3)
 
 
+@pytest.mark.parametrize("what", ["a proxy's 404", "another model", "no list"])
+def test_one_that_comes_back_as_another_ends_nothing_while_others_serve(
+    what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_module, "LOOK_AGAIN_SECONDS", 0.0)
+    with StubTeacher(faults=[status(500)]) as sick, StubTeacher() as well:
+        made = teacher(sick, well, retries=0, concurrency=1)
+        made.score(PROMPTS, RESPONSES)
+        if what == "another model":
+            sick.models = ["other"]
+        else:
+            answer = (404, {"detail": "Not Found"}) if what == "a proxy's 404" else (200, {"data": 7})
+            sick.listed = lambda handler: handler.send(*answer)
+        assert len(made.score(PROMPTS, RESPONSES)) == 4
+        assert (len(sick.bodies), len(well.bodies)) == (1, 6)
+    assert f"the teacher at {sick.url} is not used: " in caplog.records[-1].getMessage()
+
+
 def test_all_gone_is_one_error_that_names_them_all() -> None:
     with StubTeacher(always=status(500, "a")) as first, StubTeacher(always=status(502, "b")) as second:
         message = failure(first, second, retries=0)
@@ -393,8 +411,8 @@ def test_a_server_that_fits_is_found_to() -> None:
         ({}, {"model": "other"}, r"does not serve 'other': it serves stub"),
         ({"models": ["a", "b"]}, {}, r"serves a, b: say which in teacher\.model"),
         ({"models": []}, {}, r"serves nothing: say which"),
-        ({"splits": lambda text: split(text)[::-1]}, {}, "do not share a tokenizer: a probing text is"),
-        ({"splits": lambda text: split(text + "x")}, {}, "do not share a tokenizer: a probing text is"),
+        ({"splits": lambda text: split(text)[::-1]}, {}, "does not have the tokens of the student: a probing"),
+        ({"splits": lambda text: split(text + "x")}, {}, "does not have the tokens of the student: a probing"),
         ({"score": lambda ids, place: math.nan}, {}, r"self-test: .* gives NaN, infinite or positive"),
         (
             {"always": status(400, "Token id 279 is out of vocabulary")},
@@ -435,6 +453,24 @@ def test_what_cannot_be_compared_is_said(caplog: pytest.LogCaptureFixture) -> No
     assert [record.getMessage() for record in caplog.records] == [
         f"{stub.url} has no /tokenize: name the teacher's tokenizer to have it checked"
     ]
+
+
+def test_a_named_tokenizer_does_not_answer_for_the_server(tmp_path: Any) -> None:
+    """What it really speaks is asked, and compared with the tokens that will be sent: in spans the teacher's own."""
+    tiny.tokenizer().save_pretrained(tmp_path / "same")
+    with StubTeacher(splits=lambda text: split(text)[::-1]) as stub:
+        made = teacher(stub, tokenizer=str(tmp_path / "same"))
+        with pytest.raises(RladError, match=r"does not have the tokens of .*same: a probing"):
+            made.prepare(tiny.tokenizer())
+    with StubTeacher(splits=split) as stub:
+        teacher(stub, tokenizer=str(tmp_path / "same")).prepare(tiny.tokenizer())
+
+
+def test_a_server_with_too_little_room_is_refused_before_the_first_step() -> None:
+    with StubTeacher(limit=200) as stub:
+        teacher(stub).prepare(tiny.tokenizer(), longest=198)  # a token of the prompt, and one that vLLM generates
+        with pytest.raises(RladError, match=r"takes 200 tokens, and a response alone may have 199: .*-max-model-len"):
+            teacher(stub).prepare(tiny.tokenizer(), longest=199)
 
 
 def test_the_model_is_the_only_one_or_the_one_that_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import random
@@ -423,6 +424,18 @@ def test_prompts_go_through_the_teachers_template() -> None:
     words.chat_template = None
     with pytest.raises(RladError, match="no chat template"):
         teacher.prompt_ids(begun)
+
+
+def test_a_student_that_begins_inside_of_its_reasoning_has_a_teacher_that_does_so() -> None:
+    student, words = copy.deepcopy(embedded()), train_other_tokenizer(tiny.TEXTS)
+    student.chat_template += "{%- if add_generation_prompt %}{{ '<think>\\n' }}{%- endif %}"
+    asked, begun = [{"role": "user", "content": "Who?"}], [{"role": "assistant", "content": "It is"}]
+    plain = words.decode(SpansTeacher(Known(), embedded(), words).prompt_ids(asked))
+    teacher = SpansTeacher(Known(), student, words)
+    assert words.decode(teacher.prompt_ids(asked)) == plain + "<think>\n"
+    assert words.decode(teacher.prompt_ids([*asked, *begun])).endswith("It is")
+    words.chat_template = student.chat_template  # it opens it itself
+    assert words.decode(SpansTeacher(Known(), student, words).prompt_ids(asked)).count("<think>") == 1
 
 
 def test_what_a_tokenizer_adds_is_in_a_prompt_and_not_in_a_response() -> None:

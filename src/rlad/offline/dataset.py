@@ -30,7 +30,7 @@ def training_rows(
         raise RladError("the student's tokenizer names no end-of-sequence token; set tokenizer.eos_token")
     rows = []
     for trace in traces:
-        asked = prompt.ids(tokenizer, json.loads(trace["prompt"]))
+        asked = prompt.ids(tokenizer, _messages(trace))
         _check_think(tokenizer.decode(asked), trace["response"])
         # A special token's name in the text is text: the special tokens themselves were left out of it.
         answer = tokenizer(trace["response"], add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -40,6 +40,18 @@ def training_rows(
     if not rows:
         raise RladError(f"every one of the {len(traces)} traces is longer than {longest} tokens: raise max_length")
     return rows, len(traces) - len(rows)
+
+
+def _messages(trace: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The prompt of a trace. Raises RladError where it is no JSON of chat messages."""
+    try:
+        found: list[dict[str, str]] = json.loads(trace["prompt"])
+        if not found or not all(message["role"] and isinstance(message["content"], str) for message in found):
+            raise TypeError("no messages")
+    except (ValueError, TypeError, KeyError):
+        where = f"the trace of problem {trace.get('problem')!r}"
+        raise RladError(f"{where}: its prompt must be chat messages in JSON, not {trace['prompt']!r:.100}") from None
+    return found
 
 
 def _check_think(prompt: str, response: str) -> None:

@@ -35,6 +35,7 @@ from rlad.trainer.session import (
     quiet,
     speaker,
     train_and_evaluate,
+    training_examples,
 )
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Trac
     spec, teacher = recipe.sft, recipe.teacher
     if teacher is None:
         return load_traces(recipe.traces)
-    examples = trace_examples(recipe, task)
+    examples = trace_examples(recipe, task, say)
     from rlad.evaluation.generate import Sampling
 
     settings = Settings(
@@ -164,9 +165,9 @@ def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Trac
     return make_traces(lambda: _backend(recipe), *made)
 
 
-def trace_examples(recipe: SftRecipe, task: Task) -> list[Any]:
+def trace_examples(recipe: SftRecipe, task: Task, say: Callable[[str], None] = lambda line: None) -> list[Any]:
     """The problems that traces are made for. Raises RladError where the task has too few."""
-    examples, wanted = list(task.train()), recipe.sft.problems
+    examples, wanted = training_examples(recipe, task, say), recipe.sft.problems
     if not examples:
         raise RladError("the task has no training examples")
     if wanted is not None and wanted > len(examples):

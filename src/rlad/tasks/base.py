@@ -38,7 +38,9 @@ class Task(Protocol):
     """Examples to train on, examples to evaluate on, and a scorer. Any object with these four members is one.
 
     A task may also say `is_local`, true where its examples need no network: then `rlad check` and `rlad compare` read
-    them beforehand, and find there what is wrong with them.
+    them beforehand, and find there what is wrong with them. `problem_key(example)`, where it has that, tells its
+    problems apart better than their prompts do; `held_out`, "refuse" or "drop", says what happens to training examples
+    that a run validates on.
     """
 
     @property
@@ -70,3 +72,9 @@ def score_all(task: Task, responses: Sequence[str], examples: Sequence[Mapping[s
         if not math.isfinite(score.value):  # it would make the group's advantages, and the weights, NaN
             raise RladError(f"the task {task.name} must score a response by a finite number, not {score.value!r}")
     return scores
+
+
+def gold_text(value: Any) -> str:
+    """A right answer as a text; of several, any of which counts, all."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    return " or ".join(map(str, value)) if listed else str(value)

@@ -57,16 +57,16 @@ class LocalTeacher:
         from transformers import AutoModelForCausalLM
 
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(resolve(path), use_safetensors=True, **kwargs)
-            if adapter is not None:
-                from peft import PeftModel
+            with whole_weights():
+                model: Any = AutoModelForCausalLM.from_pretrained(resolve(path), use_safetensors=True, **kwargs)
+                if adapter is not None:
+                    from peft import PeftModel
 
-                # The base model itself comes back: its layers carry the adapter now.
-                model = PeftModel.from_pretrained(model, safe_adapter(adapter)).get_base_model()
+                    # The base model itself comes back: its layers carry the adapter now.
+                    model = PeftModel.from_pretrained(model, safe_adapter(adapter)).get_base_model()
         except (OSError, ValueError, ImportError) as error:
             raise RladError(f"the teacher {path!r} cannot be loaded: {' '.join(str(error).split())}") from error
-        placed = device is None or getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False)
-        return cls(model if placed else model.to(device), temperature)
+        return cls(placed(model, device), temperature)
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -171,10 +171,33 @@ class SharedBase:
     adapter: str
 
 
+def placed(model: Any, device: Any) -> Any:
+    """The model on the device, unless it has its place already: spread by a device_map, or quantised."""
+    stays = device is None or getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False)
+    return model if stays else model.to(device)
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """While it lasts, models load whole under DeepSpeed's ZeRO-3: it would part the weights of all that are loaded, and
+    only the student has an engine that puts them together again."""
+    from transformers.integrations import deepspeed
+
+    kept = getattr(deepspeed, "_hf_deepspeed_config_weak_ref", None)
+    config = None if kept is None else kept()
+    if config is not None:
+        deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config is not None:
+            deepspeed.set_hf_deepspeed_config(config)
+
+
 def safe_adapter(adapter: str) -> str:
     """The adapter, once its weights are known to be safetensors: PEFT would load a pickle without a word."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     folder = Path(adapter).expanduser()
     if folder.is_dir():
@@ -182,6 +205,8 @@ def safe_adapter(adapter: str) -> str:
     else:
         try:
             there = bool(hf_hub_download(adapter, WEIGHTS))
+        except LocalEntryNotFoundError as error:  # the hub was not reached, which says nothing of the adapter
+            raise RladError(f"the adapter {adapter!r} cannot be had: {' '.join(str(error).split())}") from error
         except EntryNotFoundError:
             there = False
     if not there:
@@ -212,12 +237,21 @@ def cpu_logps(model: Any, hidden: Tensor, targets: Tensor, temperature: float = 
     return torch.cat(pieces) if pieces else torch.zeros(0)
 
 
+class _Hidden(BaseModelOutputWithPast):
+    """Hidden states alone. A head may ask for what its own backbone returns beside them, such as router logits."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
 @contextmanager
 def _backbone_gives(model: Any, hidden: Tensor) -> Iterator[None]:
     """While it lasts the backbone computes nothing and returns `hidden` (1, N, H)."""
     inner = backbone(model)
     own = inner.__dict__.get("forward")  # accelerate's hooks put one on the module itself
-    inner.forward = lambda *args, **kwargs: BaseModelOutputWithPast(last_hidden_state=hidden)
+    inner.forward = lambda *args, **kwargs: _Hidden(last_hidden_state=hidden)
     try:
         yield
     finally:

@@ -42,12 +42,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Replica:
-    """One server. busy: sequences that it has now. failure: why it is not used, None while it is."""
+    """One server. busy: sequences that it has now. failure: why it is not used, None while it is. limit: tokens that a
+    sequence may have there, where it says so."""
 
     url: str
     busy: int = 0
     failure: str | None = "it was not asked yet"
     look_again_at: float = -math.inf
+    limit: int | None = None
 
 
 class ServerTeacher:
@@ -98,11 +100,15 @@ class ServerTeacher:
 
     # --- before the first step
 
-    def prepare(self, tokenizer: Any, temperature: float = 1.0) -> None:
-        """Find out before the first step whether this can work. tokenizer: the student's. temperature: its sampling's.
+    def prepare(self, tokenizer: Any, temperature: float = 1.0, longest: int | None = None) -> None:
+        """Find out before the first step whether this can work.
 
-        Raises RladError when the temperature is not 1, no server answers, the model is not served, the tokens differ
-        where that can be known, or one known text is not scored with a finite value for each of its tokens.
+        tokenizer: of the tokens that are scored: the student's, or in spans the teacher's own. temperature: of the
+        student's sampling. longest: tokens of the longest response, where that is known.
+
+        Raises RladError when the temperature is not 1, no server answers, the model is not served or takes no sequence
+        so long, the tokens differ where that can be known, or one known text is not scored with a finite value for each
+        of its tokens.
         """
         if temperature != 1:
             raise RladError(f"a served teacher does not fit temperature {temperature:g}: {AT_TEMPERATURE_1}")
@@ -110,8 +116,12 @@ class ServerTeacher:
         if self.tokenizer is not None:
             self._compare_tokenizers(tokenizer)
         for replica in self._alive():
-            if self.tokenizer is None:
-                run(self._compare_splits(replica, tokenizer))
+            if longest is not None and replica.limit is not None and longest + 2 > replica.limit:  # prompt, one more
+                raise RladError(
+                    f"the teacher at {replica.url} takes {replica.limit} tokens, and a response alone may have "
+                    f"{longest}: serve it with a larger --max-model-len, or lower max_completion_length"
+                )
+            run(self._compare_splits(replica, tokenizer))
             run(self._self_test(replica, tokenizer))
 
     def _compare_tokenizers(self, tokenizer: Any) -> None:
@@ -129,14 +139,15 @@ class ServerTeacher:
             answer = await request_json(self._client, f"{replica.url}/tokenize", body, ONE_LOOK)
             theirs = list(answer["tokens"])
         except (Refused, GaveUp, KeyError, TypeError):
-            log.warning("%s has no /tokenize: name the teacher's tokenizer to have it checked", replica.url)
+            if self.tokenizer is None:
+                log.warning("%s has no /tokenize: name the teacher's tokenizer to have it checked", replica.url)
             return
         ours = list(tokenizer(PROBE, add_special_tokens=False).input_ids)
         if ours != theirs:
             raise RladError(
-                f"the teacher at {replica.url} and the student do not share a tokenizer: a probing text is "
-                f"{len(ours)} tokens ({ours[:6]} ...) for the student and {len(theirs)} ({theirs[:6]} ...) for the "
-                "teacher. Serve a teacher of the student's family"
+                f"the teacher at {replica.url} does not have the tokens of {self.tokenizer or 'the student'}: a "
+                f"probing text is {len(ours)} tokens ({ours[:6]} ...) there and {len(theirs)} ({theirs[:6]} ...) for "
+                "the server. Serve a teacher of the student's family, or name its own tokenizer with alignment spans"
             )
 
     async def _self_test(self, replica: _Replica, tokenizer: Any) -> None:
@@ -235,24 +246,28 @@ class ServerTeacher:
         """Ask the servers that are not in use whether they are there, and use those that are. RladError if none is."""
         now = asyncio.get_running_loop().time()
         due = [each for each in self._replicas if each.failure is not None]
-        if self._alive():
+        others = bool(self._alive())
+        if others:
             due = [each for each in due if each.look_again_at <= now]
         found = await asyncio.gather(*map(self._look, due), return_exceptions=True)
         for replica, result in zip(due, found, strict=True):
-            if isinstance(result, GaveUp):
-                replica.failure, replica.look_again_at = str(result), now + LOOK_AGAIN_SECONDS
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                self.model = choose_model(self.model, result, replica.url)
-                replica.failure = None
+            try:
+                if isinstance(result, BaseException):
+                    raise result
+                self.model = choose_model(self.model, list(result), replica.url)
+                replica.failure, replica.limit = None, result[self.model]
+            except (GaveUp, RladError) as error:
+                if isinstance(error, RladError) and not others:
+                    raise
+                # Come back as another, or half: while others serve, that ends nothing.
+                replica.failure, replica.look_again_at = str(error), now + LOOK_AGAIN_SECONDS
         if not self._alive():
             raise RladError(f"{self._failures()}. {GO_ON}")
         for replica in due:
             if replica.failure is not None:
                 log.warning("the teacher at %s is not used: %s", replica.url, replica.failure)
 
-    async def _look(self, replica: _Replica) -> list[str]:
+    async def _look(self, replica: _Replica) -> dict[str, int | None]:
         try:
             return await _served_models(self._client, replica.url, ONE_LOOK)
         except Refused as error:
@@ -312,11 +327,13 @@ def choose_model(wanted: str | None, served: Sequence[str], url: str) -> str:
     raise RladError(f"the teacher at {url} serves {names}: say which in teacher.model")
 
 
-async def _served_models(client: httpx2.AsyncClient, url: str, patience: Patience) -> list[str]:
+async def _served_models(client: httpx2.AsyncClient, url: str, patience: Patience) -> dict[str, int | None]:
+    """What is served there, and how many tokens a sequence of it may have, None where it does not say."""
     answer = await request_json(client, f"{url}/v1/models", None, patience)
     try:
-        return [str(each["id"]) for each in answer["data"]]
-    except (KeyError, TypeError):
+        limits = {str(each["id"]): each.get("max_model_len") for each in answer["data"]}
+        return {name: limit if isinstance(limit, int) else None for name, limit in limits.items()}
+    except (KeyError, TypeError, AttributeError):
         raise RladError(f"{url}/v1/models is not what vLLM answers: is the URL right?") from None
 
 
@@ -327,7 +344,7 @@ def look(url: str, api_key_env: str | None = None, seconds: float = 3.0) -> list
 
     async def work() -> list[str]:
         async with make_client(read_key(api_key_env), 1) as client:
-            return await _served_models(client, address, Patience(seconds, 0, 0.0))
+            return list(await _served_models(client, address, Patience(seconds, 0, 0.0)))
 
     try:
         return run(work())

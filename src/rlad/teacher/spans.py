@@ -21,6 +21,7 @@ from rlad.objectives.signals import usable_teacher
 from rlad.teacher import Teacher
 from rlad.teacher.compatibility import PROBE, tokenizer_differences
 
+THINK = "<think>"
 UNREADABLE = "\N{REPLACEMENT CHARACTER}".encode()
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how sentencepiece writes it
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -131,6 +132,17 @@ def readable(pieces: Sequence[bytes]) -> tuple[list[bytes], list[bool]]:
     return found, broken
 
 
+def _opening(tokenizer: Any, template_options: Mapping[str, Any]) -> str:
+    """`<think>` and what follows it, where the chat template ends a prompt so; else nothing."""
+    if not tokenizer.chat_template:
+        return ""
+    prompt: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}], add_generation_prompt=True, tokenize=False, **template_options
+    )
+    bare = prompt.rstrip()
+    return THINK + prompt[len(bare) :] if bare.endswith(THINK) else ""
+
+
 class Aligned(NamedTuple):
     """A response in the teacher's tokens. ids: m of them. theirs: (m,) their spans. spans: (n,) those of the student's
     tokens, -1 where the teacher says nothing."""
@@ -171,6 +183,10 @@ class SpansTeacher:
         self.endings = frozenset([student.eos_token_id] if endings is None else endings)
         self.template_options = dict(template_options or {})
         self.agree = not tokenizer_differences(student, tokenizer)
+        # A student whose prompts end in <think> begins its response inside of it: so must the teacher's prompt.
+        opening = _opening(student, self.template_options)
+        missing = "" if _opening(tokenizer, self.template_options) else opening
+        self._opening = list(tokenizer(missing, add_special_tokens=False).input_ids) if missing else []
         if self.agree:
             return
         if problem := cannot_align(student, tokenizer):
@@ -197,7 +213,7 @@ class SpansTeacher:
             return_dict=False,
             **self.template_options,
         )
-        return ids
+        return ids if unfinished else ids + self._opening
 
     def align(self, response: Sequence[int], begins: bool = True) -> Aligned:
         """The response in the teacher's tokens, and the spans of both.

@@ -70,6 +70,18 @@ class MetricsFile(TrainerCallback):
                 file.write(json.dumps(row) + "\n")
 
 
+def anywhere(asked: bool, device: Any) -> bool:
+    """Whether any process was asked. All must call it: one that left alone would leave the others waiting."""
+    import torch
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return asked
+    flag = torch.tensor(int(asked), device=device)
+    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+    return bool(flag)
+
+
 class StopAtBoundary(TrainerCallback):
     """On Ctrl-C: finish the step, go on to where a run can be resumed exactly, save a checkpoint there, and stop.
 
@@ -80,7 +92,7 @@ class StopAtBoundary(TrainerCallback):
         self.boundary, self.emit, self.asked, self.stopped = boundary, emit, False, False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.asked and state.global_step % self.boundary == 0:
+        if state.global_step % self.boundary == 0 and anywhere(self.asked, args.device):
             self.stopped = state.global_step < state.max_steps
             control.should_save = control.should_training_stop = True
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rlad import records
 from rlad.files import whole_file
+from rlad.tasks.base import gold_text
 
 if TYPE_CHECKING:
     from rlad.objectives import Method
@@ -209,8 +210,13 @@ def make_recorder(trainer: RLADTrainer) -> Recorder | None:
 def chosen_groups(
     rewards: Sequence[float], correct: Sequence[bool] | None, size: int, count: int, rng: random.Random
 ) -> list[tuple[int, str]]:
-    """(group, why) of at most `count` groups of `size` rollouts, as `kept_policy` says; in the order of the batch."""
+    """(group, why) of at most `count` groups of `size` rollouts, as `kept_policy` says; in the order of the batch.
+
+    None where there is no whole group: of several processes the first may have but a part of one.
+    """
     groups = range(len(rewards) // size)
+    if not groups:
+        return []
     spans = [slice(group * size, (group + 1) * size) for group in groups]
     spread = [max(rewards[span]) - min(rewards[span]) for span in spans]
     why: dict[int, str] = {}
@@ -262,7 +268,7 @@ def gold(example: Mapping[str, Any]) -> str | None:
         roles = zip(names, solution, strict=False)
         return ", ".join(f"{name} is a {'knight' if knight else 'knave'}" for name, knight in roles)
     found = next((example[name] for name in _GOLD if example.get(name) is not None), None)
-    return None if found is None else str(found)
+    return None if found is None else gold_text(found)
 
 
 def source_commit() -> str | None:

@@ -20,12 +20,12 @@ from rlad.trainer.session import (
     INTERRUPTED,
     Trained,
     begin,
-    check_data,
     exit_status,
     load_student,
     quiet,
     speaker,
     train_and_evaluate,
+    training_examples,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def train(
         return train_stages(recipe, resume, say)
     quiet()
     output = Path(recipe.output)
-    task, examples = prepared(recipe)
+    task, examples = prepared(recipe, say)
     for line in getattr(task, "report", list)():  # corrections and overlaps: what a reader of the results should know
         say(f"data: {line}")
     checkpoint = _checkpoint(recipe, output, say) if resume else None
@@ -77,14 +77,13 @@ def train(
     return _finish(recipe, output, done, say) if trainer.is_world_process_zero() else 0
 
 
-def prepared(recipe: Recipe) -> tuple[Task, list[Any]]:
+def prepared(recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> tuple[Task, list[Any]]:
     """The recipe's task and its training examples. Raises RladError for what its data lack, in evaluation too: now, and
     not when the models are loaded or trained."""
     from rlad.tasks import load_task
 
     task = load_task(recipe.task)
-    check_data(recipe, task)
-    examples = list(task.train())
+    examples = training_examples(recipe, task, say)
     _check_enough(recipe, len(examples))
     return task, examples
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlad.errors import RladError
+from rlad.evaluation.problems import problem_id
 from rlad.models import resolve
 from rlad.trainer.saving import save_model
 from rlad.trainer.sections import StudentSpec
@@ -223,6 +224,30 @@ def validation_task(recipe: Any, task: Task) -> Task:
         return load_task(spec.task)
     except RladError as error:
         raise RladError(f"trainer.validate.task: {error}") from None
+
+
+def training_examples(recipe: Any, task: Task, say: Callable[[str], None]) -> list[Any]:
+    """What the recipe trains on, without the problems of another task that it validates on (`check_data`).
+
+    A task leaves out by itself what it evaluates on, and knows nothing of that other. Raises RladError for such
+    problems where the task's `held_out` is "refuse"; a task without it keeps them, which is said.
+    """
+    check_data(recipe, task)
+    examples, spec = list(task.train()), recipe.validate_spec
+    if spec is None or not spec.task:
+        return examples
+    validated = validation_task(recipe, task)
+    key = getattr(task, "problem_key", problem_id) if validated.name == task.name else problem_id
+    held = {key(each) for each in validated.evaluation(spec.split, spec.puzzles)}
+    kept = [each for each in examples if key(each) not in held]
+    if len(kept) == len(examples):
+        return examples
+    policy = getattr(task, "held_out", None)
+    found = f"{len(examples) - len(kept)} training examples are problems of trainer.validate.task"
+    if policy == "refuse":
+        raise RladError(f"{found}: leave them out with task.held_out=drop, or validate on others")
+    say(f"data: {found}{'; left out' if policy == 'drop' else ': the best model would be chosen on them'}")
+    return kept if policy == "drop" else examples
 
 
 def check_data(recipe: Any, task: Task) -> None:

@@ -15,7 +15,7 @@ from rlad.models import load_tokenizer, resolve
 from rlad.teacher import Teacher
 from rlad.teacher.align import self_test
 from rlad.teacher.compatibility import check_tokenizers
-from rlad.teacher.local import AdapterTeacher, LocalTeacher, SharedBase
+from rlad.teacher.local import AdapterTeacher, LocalTeacher, SharedBase, placed
 from rlad.teacher.routing import ByTask
 from rlad.teacher.server import ServerTeacher
 from rlad.teacher.spans import SpansTeacher
@@ -52,9 +52,14 @@ def make_teacher(
     if isinstance(teacher, str):
         teacher = LocalTeacher.load(name, trainer.temperature, trainer.accelerator.device, **init_kwargs)
     elif isinstance(teacher, PreTrainedModel):
-        teacher = LocalTeacher(teacher.to(trainer.accelerator.device), trainer.temperature)
+        teacher = LocalTeacher(placed(teacher, trainer.accelerator.device), trainer.temperature)
     elif isinstance(teacher, ServerTeacher):
-        teacher.prepare(words, trainer.temperature)
+        teacher.prepare(words, trainer.temperature, None if spans else trainer.max_completion_length)
+    elif isinstance(teacher, LocalTeacher) and teacher.temperature != trainer.temperature:
+        raise RladError(
+            f"the teacher scores at temperature {teacher.temperature:g} and the student samples at "
+            f"{trainer.temperature:g}: make it LocalTeacher(model, temperature={trainer.temperature:g})"
+        )
     if not isinstance(teacher, Teacher):
         raise RladError(
             f"teacher_model must be a name, a causal LM or have a score method, not {type(teacher).__name__}"

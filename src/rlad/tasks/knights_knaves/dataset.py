@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from rlad.errors import RladError
 from rlad.tasks.base import Example, Score
 from rlad.tasks.knights_knaves.generate import generate, official_test_fingerprints
-from rlad.tasks.knights_knaves.puzzle import MAX_PEOPLE, Puzzle, fingerprint
+from rlad.tasks.knights_knaves.puzzle import MAX_PEOPLE, Puzzle, fingerprint, parse_statements
 from rlad.tasks.knights_knaves.rows import check_source, read_puzzles
 from rlad.tasks.knights_knaves.score import SCORERS, score
 
@@ -88,6 +88,10 @@ class KnightsKnaves:
         """Whether its puzzles are generated, or in files on this disk."""
         sources = (*_sources(self.data, "data"), *_sources(self.evaluation_data, "evaluation_data"))
         return all(Path(source).exists() for source in sources)
+
+    def problem_key(self, example: Mapping[str, Any]) -> str:
+        """The same for a puzzle with other names, or in another order."""
+        return fingerprint(parse_statements(example["statements"], len(example["names"])))
 
     def train(self) -> list[Example]:
         """Training examples. Raises RladError for a bad row, and for held-out rows unless they are dropped."""

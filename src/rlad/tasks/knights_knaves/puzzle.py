@@ -67,8 +67,10 @@ class Puzzle:
             if field not in row:
                 raise ValueError(f"a puzzle row needs the field {field!r}; it has {sorted(row)}")
         names, solution = tuple(row["names"]), tuple(row["solution"])
-        if not names or not all(isinstance(name, str) and name.strip() for name in names):
-            raise ValueError(f"names must be a list of non-empty strings, not {row['names']!r}")
+        if not names or not all(isinstance(name, str) and name and name == name.strip() for name in names):
+            raise ValueError(
+                f"names must be a list of strings, none empty or with space around it, not {row['names']!r}"
+            )
         if len(solution) != len(names):
             raise ValueError(f"{len(names)} names but {len(solution)} entries in solution")
         if len(set(names)) != len(names):

@@ -92,6 +92,10 @@ class Math:
         """Whether its problems are in files on this disk."""
         return all(one.path is not None for field in ("data", "evaluation_data") for one in self._asked(field))
 
+    def problem_key(self, example: Mapping[str, Any]) -> str:
+        """The same for a problem in another layout."""
+        return fingerprint(str(example["problem"]))
+
     def train(self) -> list[Example]:
         """Training examples. Logs what was left out or corrected, and why (see `report`).
 
