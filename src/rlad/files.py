@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,4 +51,5 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         pass
     (target / WRITABLE).unlink(missing_ok=True)
     if not there:
-        target.rmdir()
+        with suppress(OSError):  # somebody else has put something there meanwhile
+            target.rmdir()

@@ -31,6 +31,7 @@ from rlad.trainer.session import (
     check_data,
     device_of,
     exit_status,
+    first_process,
     load_student,
     quiet,
     speaker,
@@ -123,7 +124,8 @@ def _checked(recipe: SftRecipe, task: Task, output: Path) -> OfflineConfig:
     check_data(recipe, task)
     if problems := model_problems("model", recipe.model):
         raise RladError(problems[0])
-    check_writable(output)
+    if first_process():
+        check_writable(output)
     return arguments_of(recipe, output)
 
 

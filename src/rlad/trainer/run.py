@@ -21,6 +21,7 @@ from rlad.trainer.session import (
     Trained,
     begin,
     exit_status,
+    first_process,
     load_student,
     quiet,
     speaker,
@@ -54,7 +55,8 @@ def train(
         say(f"data: {line}")
     checkpoint = _checkpoint(recipe, output, say) if resume else None
     arguments = arguments_of(recipe, output)
-    check_writable(output)
+    if first_process():
+        check_writable(output)
 
     from rlad.trainer.progress import StopAtBoundary
 
