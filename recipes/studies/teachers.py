@@ -1,7 +1,8 @@
-"""The teachers of two studies, made from the embedded pair: `python recipes/studies/teachers.py weak|wrong|sizes`.
+"""The teachers of two studies, made from the embedded pair: `python recipes/studies/teachers.py weak|poor|wrong|sizes`.
 
 weak   runs/teachers/weak: the embedded teacher with noise on every matrix, in units of its own standard deviation, as
        much (found by bisection) as leaves 60 to 70 % of 200 validation puzzles right. weak.json says how much.
+poor   runs/teachers/poor: the same with so much more that 10 to 20 % are left: a teacher worse than the student.
 wrong  runs/teachers/wrong: the embedded teacher with the words for the two roles exchanged in its answers: as sure as
        before, it says of everybody the opposite. (With those of its search exchanged as well it errs twice, and is
        right.)
@@ -25,7 +26,7 @@ from rlad.models import resolve
 from rlad.tasks import load_task
 
 FOLDER = Path("runs") / "teachers"
-AIM = (0.60, 0.70)
+AIMS = {"weak": ((0.60, 0.70), 0.2, 0.5), "poor": ((0.10, 0.20), 0.2, 0.8)}  # accuracy; noise, from and to
 ROLES = (" knight", " knave")  # as answers have them; the search writes =knight
 
 
@@ -58,12 +59,13 @@ def noisy(model: Any, amount: float) -> Any:
     return made
 
 
-def weak(puzzles: int) -> None:
+def noisy_teacher(name: str, puzzles: int) -> None:
     """Bisection on the size of the noise."""
+    (least, most), low, high = AIMS[name]
     model, tokenizer = load("embedded:teacher")
     task = load_task({"name": "knights_knaves", "people": [2, 3, 4]})
     examples = list(task.evaluation("validation", puzzles))
-    low, high, tried = 0.2, 0.5, []
+    tried = []
     for _ in range(10):
         amount = (low + high) / 2
         made = noisy(model, amount)
@@ -71,12 +73,12 @@ def weak(puzzles: int) -> None:
         accuracy = sum(found.accuracies) / len(found.accuracies)
         tried.append({"noise": amount, "accuracy": accuracy})
         print(f"noise {amount:.4f}: {accuracy:.1%}", flush=True)
-        if AIM[0] <= accuracy <= AIM[1]:
-            save(made, tokenizer, "weak")
-            write_json(FOLDER / "weak.json", {"puzzles": puzzles, "tried": tried})
+        if least <= accuracy <= most:
+            save(made, tokenizer, name)
+            write_json(FOLDER / f"{name}.json", {"puzzles": puzzles, "tried": tried})
             return
-        low, high = (amount, high) if accuracy > AIM[1] else (low, amount)
-    raise SystemExit(f"no noise leaves {AIM[0]:.0%} to {AIM[1]:.0%}: {tried}")
+        low, high = (amount, high) if accuracy > most else (low, amount)
+    raise SystemExit(f"no noise leaves {least:.0%} to {most:.0%}: {tried}")
 
 
 def wrong() -> None:
@@ -111,10 +113,13 @@ def sizes() -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["weak", "wrong", "sizes"])
+    parser.add_argument("what", choices=[*AIMS, "wrong", "sizes"])
     parser.add_argument("--puzzles", type=int, default=200)
     arguments = parser.parse_args()
-    {"weak": lambda: weak(arguments.puzzles), "wrong": wrong, "sizes": sizes}[arguments.what]()
+    if arguments.what in AIMS:
+        noisy_teacher(arguments.what, arguments.puzzles)
+    else:
+        {"wrong": wrong, "sizes": sizes}[arguments.what]()
 
 
 if __name__ == "__main__":
