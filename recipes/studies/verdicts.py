@@ -1,8 +1,8 @@
 """How much of the wrong teacher's verdict gets through: `python recipes/studies/verdicts.py` (after teachers.yaml).
 
-The wrong teacher (teachers.py) exchanges the words for the two roles in its answers. Of the recorded rollouts of each run
-beside it, this prints by step the share of those words, as the student wrote them, that the teacher would have written
-too. Before training there is none. Recorded groups are chosen (docs/report.md), not drawn.
+The wrong teacher (teachers.py) exchanges the words for the two roles in its answers. Of the recorded rollouts of each
+run beside it, this prints by step the share of those words, as the student wrote them, that the teacher would have
+written too. Before training there is none. Recorded groups are chosen (docs/report.md), not drawn.
 """
 
 from __future__ import annotations
