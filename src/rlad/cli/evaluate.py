@@ -18,6 +18,7 @@ from rlad.files import check_writable
 
 if TYPE_CHECKING:
     from rlad.evaluation.generate import Backend
+    from rlad.evaluation.problems import PromptFormat
     from rlad.evaluation.results import Evaluation
     from rlad.evaluation.run import Settings
     from rlad.evaluation.store import Store
@@ -107,22 +108,16 @@ def evaluate(
     Temperature 0.6 and top-p 0.95 are the paper's. docs/evaluation.md says what each number is.
     """
     from rlad.evaluation.generate import Sampling
-    from rlad.evaluation.problems import PromptFormat
     from rlad.evaluation.results import check_pass_at
     from rlad.evaluation.run import Settings
     from rlad.tasks import load_task
 
     _check_asked(task, backend, restart, records)
-    if data is not None and split != "test":
-        raise RladError("--data is what --split test is of: leave --split out")
+    _check_data_split(data, split)
     outcome = _Outcome.checked(pass_at, against, export, output)
-    settings = Settings(
-        samples,
-        Sampling(temperature, top_p, max_new_tokens),
-        seed,
-        batch_size or BATCH_SIZES[backend],
-        PromptFormat(prompt_format, append.replace("\\n", "\n"), _yaml("--template", template)),
-    )
+    sampling = Sampling(temperature, top_p, max_new_tokens)
+    form = _prompt_format(prompt_format, append, template)
+    settings = Settings(samples, sampling, seed, batch_size or BATCH_SIZES[backend], form)
     spec = task_spec(task, data, people)
     run = _Run(
         load_task(spec),
@@ -336,6 +331,18 @@ def _check_asked(task: str, backend: str, restart: bool, records: str | None) ->
         raise RladError(f"--backend must be one of {', '.join(BATCH_SIZES)}, not {backend!r}")
     if restart and records is None:
         raise RladError("--restart begins --records anew: say which folder")
+
+
+def _check_data_split(data: str | None, split: str) -> None:
+    if data is not None and split != "test":
+        raise RladError("--data is what --split test is of: leave --split out")
+
+
+def _prompt_format(kind: str, append: str, template: str) -> PromptFormat:
+    """From the options. append: with \\n for a line break, as a shell has it."""
+    from rlad.evaluation.problems import PromptFormat
+
+    return PromptFormat(kind, append.replace("\\n", "\n"), _yaml("--template", template))
 
 
 def _whole_numbers(text: str | None) -> list[int]:

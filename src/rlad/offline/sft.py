@@ -15,7 +15,6 @@ from trl import SFTConfig, SFTTrainer
 from rlad.errors import RladError
 from rlad.evaluation.problems import PromptFormat
 from rlad.evaluation.run import Settings, write_json
-from rlad.files import check_writable
 from rlad.offline.batches import by_length
 from rlad.offline.config import SftRecipe
 from rlad.offline.dataset import training_rows
@@ -29,11 +28,10 @@ from rlad.trainer.session import (
     INTERRUPTED,
     begin,
     check_data,
+    check_output,
     device_of,
     exit_status,
-    first_process,
     load_student,
-    quiet,
     speaker,
     train_and_evaluate,
     training_examples,
@@ -96,7 +94,6 @@ def train_offline(
     from rlad.tasks import load_task
 
     say = speaker(emit)
-    quiet()
     disable_progress_bars()
     output = Path(recipe.output)
     if resume:
@@ -124,8 +121,7 @@ def _checked(recipe: SftRecipe, task: Task, output: Path) -> OfflineConfig:
     check_data(recipe, task)
     if problems := model_problems("model", recipe.model):
         raise RladError(problems[0])
-    if first_process():
-        check_writable(output)
+    check_output(output)
     return arguments_of(recipe, output)
 
 

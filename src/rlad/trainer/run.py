@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rlad.errors import RladError
-from rlad.files import check_writable
 from rlad.models import resolve
 from rlad.trainer.config import Recipe, grpo_fields
 from rlad.trainer.rules import batches
@@ -20,10 +19,9 @@ from rlad.trainer.session import (
     INTERRUPTED,
     Trained,
     begin,
+    check_output,
     exit_status,
-    first_process,
     load_student,
-    quiet,
     speaker,
     train_and_evaluate,
     training_examples,
@@ -48,15 +46,13 @@ def train(
         from rlad.trainer.stages import train_stages
 
         return train_stages(recipe, resume, say)
-    quiet()
     output = Path(recipe.output)
     task, examples = prepared(recipe, say)
     for line in getattr(task, "report", list)():  # corrections and overlaps: what a reader of the results should know
         say(f"data: {line}")
     checkpoint = _checkpoint(recipe, output, say) if resume else None
     arguments = arguments_of(recipe, output)
-    if first_process():
-        check_writable(output)
+    check_output(output)
 
     from rlad.trainer.progress import StopAtBoundary
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlad.errors import RladError
 from rlad.evaluation.problems import problem_id
+from rlad.files import check_writable
 from rlad.models import resolve
 from rlad.trainer.saving import save_model
 from rlad.trainer.sections import StudentSpec
@@ -100,7 +101,7 @@ def train_and_evaluate(
     return Trained(before, after, seconds, steps, evaluated_step)
 
 
-def quiet() -> None:
+def _quiet() -> None:
     """Our own lines are the progress; the libraries' bars and notices about their next version would bury them."""
     import warnings
 
@@ -116,10 +117,17 @@ def first_process() -> bool:
 
 
 def speaker(emit: Callable[[str], None] | None) -> Callable[[str], None]:
-    """What says a line: `emit`, or else print; of several processes the first alone speaks."""
+    """What says a line: `emit`, or else print. Of several processes the first alone speaks; the libraries do not."""
+    _quiet()
     if not first_process():
         return lambda line: None
     return emit or (lambda line: print(line, flush=True))
+
+
+def check_output(output: Path) -> None:
+    """Raises RladError where the run's folder could not be written. Asked by the first process alone."""
+    if first_process():
+        check_writable(output)
 
 
 def begin(recipe: Any, say: Callable[[str], None]) -> None:
