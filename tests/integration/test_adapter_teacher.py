@@ -90,3 +90,13 @@ def test_an_adapter_of_another_model_does_not_fit(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"lm_head"', '"no_such_layer"'))
     with pytest.raises(RladError, match=r"does not fit the student's base: .*no_such_layer"):
         AdapterTeacher(student(), str(tmp_path / "other"))
+
+
+def test_on_the_students_base_it_scores_in_the_students_precision(adapter: str) -> None:
+    """accelerate wraps the student's own forward in autocast; the base's, which scores, is not wrapped."""
+    exact, policy = AdapterTeacher(student(), adapter).score(PROMPTS, RESPONSES), student()
+    rough = AdapterTeacher(policy, adapter, precision=lambda: torch.autocast("cpu", torch.bfloat16))
+    found = rough.score(PROMPTS, RESPONSES)
+    assert not same(found, exact)
+    assert all(torch.allclose(a, b, atol=0.5) for a, b in zip(found, exact, strict=True))
+    assert not torch.is_autocast_enabled("cpu")

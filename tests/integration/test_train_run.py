@@ -15,7 +15,7 @@ import tiny
 from rlad.errors import RladError
 from rlad.trainer.config import Recipe
 from rlad.trainer.progress import anywhere
-from rlad.trainer.run import train
+from rlad.trainer.run import arguments_of, train
 from rlad.trainer.session import device_of
 
 
@@ -58,6 +58,37 @@ def test_a_start_that_fails_leaves_an_earlier_run_where_it_is(base: str, tmp_pat
         with pytest.raises(RladError, match=words):
             train(made(base, tmp_path / "run", evaluate=None, **changed), emit=lambda line: None)
     assert (tmp_path / "run" / "summary.json").is_file() and list(tmp_path.glob("run.*")) == []
+
+
+def test_completions_are_logged_in_the_place_of_an_earlier_run_too(base: str, tmp_path: Path) -> None:
+    recipe = made(base, tmp_path / "run", {"log_completions": True}, evaluate=None)
+    for _ in range(2):
+        assert train(recipe, emit=lambda line: None) == 0
+        assert len(list((tmp_path / "run" / "checkpoints" / "completions").iterdir())) == 2  # one a step
+    assert len(list(tmp_path.glob("run.*"))) == 1
+
+
+def test_the_students_code_is_trusted_where_trl_loads_it_too(base: str, tmp_path: Path) -> None:
+    trusted = made(base, tmp_path / "run", model={"path": base, "trust_remote_code": True})
+    assert arguments_of(trusted, tmp_path).trust_remote_code is True
+    assert arguments_of(made(base, tmp_path / "run"), tmp_path).trust_remote_code is False
+
+
+def test_a_checkpoint_is_whole_when_every_process_has_written_its_part(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+
+    from rlad.trainer import trainer as module
+
+    done: list[str] = []
+    wait, mark = Accelerator.wait_for_everyone, module.mark_whole
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", lambda self: (done.append("wait"), wait(self))[1])
+    monkeypatch.setattr(module, "mark_whole", lambda *given: (done.append("whole"), mark(*given))[1])
+    train(
+        made(base, tmp_path / "run", {"save_strategy": "steps", "max_steps": 1}, evaluate=None), emit=lambda line: None
+    )
+    assert done[: done.index("whole") + 1][-2:] == ["wait", "whole"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

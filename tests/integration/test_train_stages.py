@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +20,7 @@ from letters_task import same_weights
 from rlad.errors import RladError
 from rlad.trainer.config import Recipe
 from rlad.trainer.run import train
-from rlad.trainer.session import NOT_BETTER
+from rlad.trainer.session import NOT_BETTER, load_student
 
 
 @pytest.fixture
@@ -47,6 +50,26 @@ def test_each_stage_goes_on_from_the_last(made: Recipe, tmp_path: Path) -> None:
     # To start again sets the whole run aside.
     train(made, emit=lines.append)
     assert len(list(tmp_path.glob("run.*"))) == 1
+
+
+def test_a_stages_student_is_gone_before_the_next_is_loaded(made: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU there is no room for both. They refer to each other: only a collection frees them."""
+    alive: list[int] = []
+    students: list[weakref.ref[Any]] = []
+
+    def load(spec: Any) -> Any:
+        alive.append(sum(each() is not None for each in students))
+        model, tokenizer = load_student(spec)
+        students.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr("rlad.trainer.run.load_student", load)
+    gc.disable()  # or it might be freed by chance
+    try:
+        train(made, emit=lambda line: None)
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
 
 
 def test_an_interrupted_run_goes_on_where_it_was(made: Recipe, tmp_path: Path) -> None:

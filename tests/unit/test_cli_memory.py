@@ -33,8 +33,29 @@ def test_memory_is_counted_from_the_configurations(tmp_path: Path) -> None:
     assert found[0].startswith(
         f"student {weights} of weights, {weights} of gradients, {_human(8 * parameters)} of AdamW"
     )
-    assert found[1] == "generation 205 kB of keys and values for 8 rollouts of 100 tokens, prompts besides"
+    assert found[1] == "generation 205 kB of keys and values for 8 responses of 100 tokens, prompts besides"
     assert found[2].startswith(f"teacher {half} of weights")
+
+
+def test_evaluations_have_a_cache_too(tmp_path: Path) -> None:
+    """256 bytes a token, as above: 20 puzzles of 2 samples at once, 100 tokens, are 1.024 MB; 8 of 50 tokens 102.4 kB.
+    With vLLM both are in its share of the GPU."""
+    student = tiny.save(1, tmp_path / "student")
+    trainer = {
+        "max_completion_length": 100, "per_device_train_batch_size": 8, "num_generations": 4, "use_cpu": True,
+        "bf16": False, "validate": {"every": 5, "puzzles": 30, "batch_size": 8, "max_new_tokens": 50},
+    }  # fmt: skip
+    data = {"model": student, "task": "knights_knaves", "method": "grpo", "trainer": trainer}
+    data["evaluate"] = {"puzzles": 20, "samples": 2}
+    found = memory(Recipe.from_mapping(data))
+    assert found[2:4] == [
+        "evaluation 1.02 MB of keys and values for 40 responses of 100 tokens, prompts besides",
+        "validation 102 kB of keys and values for 8 responses of 50 tokens, prompts besides",
+    ]
+    trainer |= {"use_vllm": True, "vllm_gpu_memory_utilization": 0.25}
+    found = memory(Recipe.from_mapping(data))
+    assert [line for line in found if "keys and values" in line] == []
+    assert found[1].startswith("generation vLLM's 25% of the GPU")
 
 
 def test_of_a_student_with_an_adapter_only_that_has_gradients(tmp_path: Path) -> None:

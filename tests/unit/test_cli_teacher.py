@@ -26,13 +26,30 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
 def test_the_command_has_what_a_teacher_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(capsys, "org/name") == [
         *("vllm", "serve", "org/name", "--host", "127.0.0.1", "--port", "8000", "--dtype", "auto"),
-        *("--max-logprobs", "1", "--tensor-parallel-size", "1", "--no-enable-prefix-caching"),
+        *(
+            "--max-logprobs",
+            "1",
+            "--max-num-batched-tokens",
+            "2048",
+            "--tensor-parallel-size",
+            "1",
+            "--no-enable-prefix-caching",
+        ),
     ]
 
 
 def test_options_reach_vllm(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--host", "0.0.0.0", "--port", "8123", "--dtype", "float32", "--max-logprobs", "0"]
-    options += ["--max-model-len", "4096", "--gpu-memory-utilization", "0.5", "--tensor-parallel-size", "4"]
+    options += [
+        "--max-num-batched-tokens",
+        "512",
+        "--max-model-len",
+        "4096",
+        "--gpu-memory-utilization",
+        "0.5",
+        "--tensor-parallel-size",
+        "4",
+    ]
     words = printed(capsys, "org/name", *options, "--", "--enforce-eager", "--seed", "3", "a b")
     for name, value in zip(options[::2], options[1::2], strict=True):
         assert words[words.index(name) + 1] == value

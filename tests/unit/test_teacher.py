@@ -197,6 +197,32 @@ def test_a_device_map_is_accelerate_s(where: str, tmp_path: Path) -> None:
     assert close(plain.score(*sequences()), placed.score(*sequences()))
 
 
+@pytest.mark.parametrize(
+    ("device", "given", "found"),
+    [
+        ("cuda:1", {}, {"": torch.device("cuda:1")}),  # straight to the GPU, which what is saved quantised needs too
+        ("cuda:1", {"device_map": "auto"}, "auto"),
+        ("cpu", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_weights_are_read_to_where_the_teacher_goes(
+    device: str | None, given: dict[str, Any], found: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    asked: list[Any] = []
+
+    def load(path: str, **kwargs: Any) -> Any:
+        asked.append(kwargs.get("device_map"))
+        raise OSError("enough")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(RladError, match="enough"):
+        LocalTeacher.load("somewhere", device=device, **given)
+    assert asked == [found]
+
+
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 def test_a_quantised_teacher_scores_its_own_forward(bits: str) -> None:
     """Layers really are quantised, scores are near the unquantised ones, and the self-test passes."""

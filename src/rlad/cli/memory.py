@@ -40,11 +40,7 @@ def memory(recipe: Recipe) -> list[str]:
             f"student {_human(student.parameters * size)} of weights, {_human(student.trained * size)} of gradients, "
             f"{_human(2 * student.trained * size)} of AdamW ({student.parameters / 1e6:,.1f} M parameters{trained})"
         )
-        rollouts, length = _rollouts(arguments), int(arguments.get("max_completion_length") or 512)
-        cache = _human(rollouts * length * _cache_bytes(student.config, size))
-        lines.append(
-            f"generation {cache} of keys and values for {rollouts} rollouts of {length} tokens, prompts besides"
-        )
+        lines += _generations(recipe, arguments, _cache_bytes(student.config, size))
     teacher = recipe.teacher
     if isinstance(teacher, ModelSpec) and recipe.make_method().needs_teacher:
         found = _shape(teacher)
@@ -56,6 +52,23 @@ def memory(recipe: Recipe) -> list[str]:
     elif isinstance(teacher, SharedBaseSpec):
         lines.append("teacher: an adapter on the student's weights, no others")
     return [*lines, "activations besides"]
+
+
+def _generations(recipe: Recipe, arguments: dict[str, Any], per_token: int) -> list[str]:
+    """A line for the cache of rollouts, and of each evaluation. per_token: its bytes."""
+    if arguments.get("use_vllm"):
+        share = arguments.get("vllm_gpu_memory_utilization", 0.3)
+        return [f"generation vLLM's {share:.0%} of the GPU where it is in the training process, for evaluations too"]
+    length = int(arguments.get("max_completion_length") or 512)
+    made = [("generation", _rollouts(arguments), length)]
+    for name, spec in (("evaluation", recipe.evaluate), ("validation", recipe.validate_spec)):
+        if spec is not None:
+            made.append((name, min(spec.batch_size, spec.puzzles * spec.samples), spec.max_new_tokens or length))
+    return [
+        f"{name} {_human(count * tokens * per_token)} of keys and values for {count} responses of {tokens} tokens, "
+        "prompts besides"
+        for name, count, tokens in made
+    ]
 
 
 def _shape(spec: ModelSpec) -> Shape | None:

@@ -45,6 +45,9 @@ def serve(
     gpu_memory_utilization: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the GPU to take.", show_default="vLLM's")
     ] = None,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(min=1, help="Prompt tokens at once: the logits of all of them are in memory, in float32.")
+    ] = 2048,
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs that share the model.")] = 1,
     api_key_env: Annotated[
         str | None,
@@ -63,6 +66,7 @@ def serve(
         "--dtype": dtype,
         "--max-logprobs": max_logprobs,
         "--max-model-len": max_model_len,
+        "--max-num-batched-tokens": max_num_batched_tokens,
         "--gpu-memory-utilization": gpu_memory_utilization,
         "--tensor-parallel-size": tensor_parallel_size,
     }

@@ -59,19 +59,34 @@ class VLLMBackend:
 
     def sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Response]:
         """See Backend."""
-        params = [
-            self._vllm.SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_new_tokens,
-                seed=seed,
-                **_PLAIN,
-            )
-            for seed in seeds
-        ]
-        asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self._llm.generate(asked, params, use_tqdm=False, lora_request=self._lora)
-        return [_response(self.tokenizer, output.outputs[0]) for output in outputs]
+        return vllm_responses(self._llm, self.tokenizer, prompts, seeds, sampling, self._lora)
+
+
+def vllm_responses(
+    llm: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    lora_request: Any = None,
+    **more: Any,
+) -> list[Response]:
+    """A response of a vllm.LLM to each prompt (token ids), drawn from its own seed. more: for vllm.SamplingParams."""
+    vllm = importlib.import_module("vllm")
+    params = [
+        vllm.SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+            seed=seed,
+            **_PLAIN,
+            **more,
+        )
+        for seed in seeds
+    ]
+    asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+    outputs = llm.generate(asked, params, use_tqdm=False, lora_request=lora_request)
+    return [_response(tokenizer, output.outputs[0]) for output in outputs]
 
 
 def _response(tokenizer: Any, output: Any) -> Response:
@@ -92,6 +107,7 @@ class ServerBackend:
 
     url: http://host:port. model: the name that it is served by; None: the only one that /v1/models lists. tokenizer: of
     the model, loaded here, so that the prompt is the same as with the other backends. concurrency: requests at once.
+    more: for the body of each request.
     """
 
     def __init__(
@@ -103,9 +119,11 @@ class ServerBackend:
         api_key_env: str | None = None,
         concurrency: int = 64,
         patience: tuple[float, int, float] = PATIENCE,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         from rlad.teacher.transport import Patience, checked_url, close_with, make_client, read_key
 
+        self.more = dict(more or {})
         self.url, self.tokenizer, self.model, self.concurrency = checked_url(url), tokenizer, model, concurrency
         self._patience = Patience(*patience)
         self._client = make_client(read_key(api_key_env), concurrency)
@@ -147,6 +165,7 @@ class ServerBackend:
                 "seed": seed,
                 "return_token_ids": True,
                 **_PLAIN,
+                **self.more,
             }
             async with gate:
                 return self._read(await self._request("/v1/completions", body, self._patience))

@@ -67,11 +67,14 @@ def evaluate(
     batch_size: int = 32,
     *,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    backend: Backend | None = None,
     records: str | os.PathLike[str] | None = None,
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Generate `samples` responses to every example and score them; see `generate_responses` for the settings.
 
+    backend: what generates in the place of transformers; it has the model's weights and its tokenizer. Its responses
+        are asked for all at once, since it makes batches of its own.
     records: a folder to keep the responses in, which a later call with the same arguments goes on from. That the
         model has the same weights then is for the caller to see to (`rlad evaluate` looks at the files).
     Raises RladError for settings out of range, no examples, and what the task's scorer refuses.
@@ -80,12 +83,12 @@ def evaluate(
         samples,
         Sampling(temperature, top_p, max_new_tokens),
         seed,
-        batch_size,
+        batch_size if backend is None else max(1, len(examples) * samples),
         PromptFormat(chat_template_kwargs=chat_template_kwargs or {}),
     )
     name = getattr(getattr(model, "config", None), "name_or_path", "")
     store = Store(task, examples, settings.to_json(), {"model": name}, None if records is None else os.fspath(records))
-    respond(store, settings, lambda: TransformersBackend(model, tokenizer), on_progress)
+    respond(store, settings, lambda: backend or TransformersBackend(model, tokenizer), on_progress)
     return store.evaluation()
 
 

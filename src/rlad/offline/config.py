@@ -30,6 +30,7 @@ from rlad.trainer.config import (
     expanded,
     field_default,
     field_problems,
+    process_problems,
     task_problems,
 )
 from rlad.trainer.messages import model_problems
@@ -120,7 +121,7 @@ class SftRecipe(RecipeFile):
         if isinstance(data.get("trainer", {}), dict):
             problems += _trainer_problems(data.get("trainer", {}))
         if recipe is not None and not problems:
-            problems += _teacher_problems(teacher, recipe.sft)
+            problems += _teacher_problems(teacher, recipe.sft) + process_problems(recipe)
         if problems or recipe is None:
             raise RecipeError(problems)
         return recipe

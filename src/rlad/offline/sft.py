@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from rlad.offline.config import SftRecipe
 from rlad.offline.dataset import training_rows
 from rlad.offline.traces import Traces, load_traces, make_traces
 from rlad.report.curve import learning_curve, read_metrics
+from rlad.trainer.config import processes
 from rlad.trainer.preflight import model_problems
 from rlad.trainer.progress import MetricsFile, StepLine, StopAtBoundary
 from rlad.trainer.saving import NothingLeft, last_checkpoint, mark_whole
@@ -28,6 +28,7 @@ from rlad.trainer.session import (
     INTERRUPTED,
     begin,
     check_data,
+    check_one_gpu,
     check_output,
     device_of,
     exit_status,
@@ -121,8 +122,10 @@ def _checked(recipe: SftRecipe, task: Task, output: Path) -> OfflineConfig:
     check_data(recipe, task)
     if problems := model_problems("model", recipe.model):
         raise RladError(problems[0])
+    arguments = arguments_of(recipe, output)
+    check_one_gpu(arguments)
     check_output(output)
-    return arguments_of(recipe, output)
+    return arguments
 
 
 def _check_resumable(recipe: SftRecipe, output: Path) -> None:
@@ -177,7 +180,7 @@ def _backend(recipe: SftRecipe) -> Backend:
     """What generates the traces. Raises RladError where it cannot."""
     from rlad.evaluation.models import ModelName
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise RladError("traces are made by one process: run `rlad sft RECIPE --traces-only` first, without a launcher")
     teacher, spec = recipe.teacher, recipe.sft
     if isinstance(teacher, ServerSpec):

@@ -35,7 +35,8 @@ def tokenizer_differences(student: Any, teacher: Any) -> list[str]:
     if student.eos_token_id != teacher.eos_token_id:
         differences.append(
             f"the end of sequence is {student.eos_token!r} for the student and {teacher.eos_token!r} for the teacher, "
-            "so the teacher would punish every ending (a base model beside an instruct model?)"
+            "so the teacher would punish every ending (a base model beside an instruct model? In a recipe "
+            "model.eos_token sets the student's)"
         )
     return differences
 

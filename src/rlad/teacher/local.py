@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,17 @@ class LocalTeacher:
     ) -> LocalTeacher:
         """Load a teacher by hub id, path or embedded:NAME; `kwargs` go to from_pretrained. Safetensors only.
 
-        device: where it goes, unless a `device_map` among the kwargs says so. A `quantization_config` (bitsandbytes,
-        GPTQ, ...) is transformers' own. adapter: a PEFT adapter (LoRA) on that model, by hub id or path.
+        device: where it goes, unless a `device_map` among the kwargs says so; weights are read straight to a GPU. A
+        `quantization_config` (bitsandbytes, GPTQ, ...) is transformers' own. adapter: a PEFT adapter (LoRA) on that
+        model, by hub id or path.
         Raises RladError when it cannot be loaded.
         """
         from transformers import AutoModelForCausalLM
 
+        # Not by .to(device) afterwards: that has no room in memory for eight copies of a large teacher, and leaves what
+        # was saved quantised on the CPU.
+        if device is not None and torch.device(device).type != "cpu":
+            kwargs.setdefault("device_map", {"": torch.device(device)})
         try:
             with whole_weights():
                 model: Any = AutoModelForCausalLM.from_pretrained(resolve(path), use_safetensors=True, **kwargs)
@@ -118,13 +123,19 @@ class AdapterTeacher(LocalTeacher):
     """A teacher that is a LoRA adapter on the student's own frozen base: it needs no weights of its own besides.
 
     student: the peft.PeftModel in training. adapter: hub id or path of the teacher's adapter; it is loaded beside the
-    student's under the name "teacher", active while it scores, and never trained.
+    student's under the name "teacher", active while it scores, and never trained. precision: a context to score in,
+    such as accelerate's autocast, which wraps the student alone.
 
     `RLADTrainer(..., peft_config=..., teacher_model=SharedBase("path/of/adapter"))` makes one.
     """
 
     def __init__(
-        self, student: Any, adapter: str, temperature: float = 1.0, tokens_per_batch: int = TOKENS_PER_BATCH
+        self,
+        student: Any,
+        adapter: str,
+        temperature: float = 1.0,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         from peft import PeftModel
 
@@ -141,7 +152,7 @@ class AdapterTeacher(LocalTeacher):
             raise RladError(f"the adapter {adapter!r} does not fit the student's base: {reason}") from error
         finally:
             student.train(training)  # load_adapter leaves it in evaluation mode
-        self.student, self.model = student, student.get_base_model()
+        self.student, self.model, self.precision = student, student.get_base_model(), precision
         self.temperature, self.tokens_per_batch = temperature, tokens_per_batch
         self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
 
@@ -158,7 +169,7 @@ class AdapterTeacher(LocalTeacher):
         training = self.student.training
         self.student.eval()
         try:
-            with use_adapter(self.student, ADAPTER):
+            with use_adapter(self.student, ADAPTER), self.precision():
                 yield
         finally:
             self.student.train(training)

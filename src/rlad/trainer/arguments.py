@@ -37,6 +37,7 @@ class RLADConfig(GRPOConfig):
     epsilon: float = PAPER_DEFAULTS["epsilon"]
     epsilon_high: float | None = PAPER_DEFAULTS["epsilon_high"]
     use_bias_correction_kl: bool = PAPER_DEFAULTS["use_bias_correction_kl"]
+    vllm_importance_sampling_mode: str = PAPER_DEFAULTS["vllm_importance_sampling_mode"]
     method: Any = "rlad"
     advantage_std: str = "population"
     max_broken_teacher: float = 0.01

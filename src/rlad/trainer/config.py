@@ -31,9 +31,10 @@ from pydantic import Field as Limits
 from rlad.errors import RladError
 from rlad.trainer.messages import close_to, model_problems, type_problem, unknown_key
 from rlad.trainer.options import PAPER_DEFAULTS
-from rlad.trainer.rules import conflicts
+from rlad.trainer.rules import conflicts, in_parts
 from rlad.trainer.sections import (
     EvaluateSpec,
+    LocalTeacherSpec,
     Section,
     SharedBaseSpec,
     StudentSpec,
@@ -58,12 +59,16 @@ SAID_ELSEWHERE: dict[str, str] = {
     "seed": "say it with `seed`",
     "model_init_kwargs": "say it with `model`: {path, revision, dtype, attn_implementation}",
     "trust_remote_code": "say it with `model.trust_remote_code`",
+    "push_to_hub": "upload what is finished, with hf upload USER/NAME OUTPUT/model: checkpoints would go there too",
     "disable_tqdm": "leave it out: rlad train prints its own progress",
     **dict.fromkeys(("do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start"), _EVALUATE),
     "load_best_model_at_end": _EVALUATE,
 }
-# What a run that a recipe describes has in the place of transformers' default: its curve and tables are of every step.
-RUN_DEFAULTS: dict[str, Any] = {"logging_steps": 1}  # transformers: 10
+# What a run that a recipe describes has in the place of transformers' default.
+RUN_DEFAULTS: dict[str, Any] = {
+    "logging_steps": 1,  # 10: curve and tables are of every step
+    "ddp_timeout": 7_200,  # 1,800 seconds: while the first process evaluates the others wait
+}
 # Fields of RLADConfig that GRPOConfig does not have, beside `method`: (type, default), as grpo_fields has them.
 OUR_FIELDS: dict[str, tuple[Any, Any]] = {
     "advantage_std": (Literal["population", "sample"], "population"),
@@ -144,11 +149,8 @@ class Recipe(RecipeFile):
                 "teacher.adapter: on the student's own base it needs a student that is trained as an adapter too, or "
                 "that base would change: set model.lora, or give the teacher a path"
             )
-        if recipe is not None and recipe.trainer.get("fsdp") and (recipe.evaluate or recipe.trainer.get("validate")):
-            problems.append(
-                "trainer.fsdp: the student is in parts, and only the main process would evaluate it, while the others "
-                "wait: set evaluate=null and trainer.validate=null, and use rlad evaluate afterwards"
-            )
+        if recipe is not None:
+            problems += process_problems(recipe)
         if problems or recipe is None:
             raise RecipeError(problems)
         if recipe.stages and (problems := _stage_problems(recipe)):
@@ -236,6 +238,33 @@ def expanded(section: str, value: Any) -> Any:
     if section == "teacher":
         return expanded_teacher(value)
     return {SHORTHAND[section]: value} if section in SHORTHAND and isinstance(value, str) else value
+
+
+def processes() -> int:
+    """How many there are of this one, as torchrun and accelerate launch set it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_problems(recipe: Any) -> list[str]:
+    """What cannot be done by several processes, or with a student that is spread over them. recipe: of either kind."""
+    problems = []
+    kind = in_parts(recipe.trainer)
+    if kind and (recipe.evaluate or recipe.trainer.get("validate")):
+        problems.append(
+            f"{kind}: the student is in parts, and only the main process would evaluate it, while the others "
+            "wait: set evaluate=null and trainer.validate=null, and use rlad evaluate afterwards"
+        )
+    if kind and isinstance(recipe.teacher, SharedBaseSpec):
+        problems.append(
+            f"{kind}: the base that teacher.adapter shares with the student is in parts, and processes score different "
+            "numbers of batches, so they would wait for each other: give the teacher a path of its own"
+        )
+    if processes() > 1 and isinstance(recipe.teacher, LocalTeacherSpec) and recipe.teacher.device_map is not None:
+        problems.append(
+            f"teacher.device_map: each of {processes()} processes would spread a copy over the same GPUs: leave it "
+            "out, or serve the teacher (rlad teacher serve)"
+        )
+    return problems
 
 
 def task_problems(task: Any) -> list[str]:
@@ -358,5 +387,4 @@ def _trainer_problems(trainer: Mapping[Any, Any], method: Method | None, has_tea
         problems.append("trainer: give activation_checkpointing or gradient_checkpointing, not both (one is the other)")
     clip = {} if method is None else {"epsilon": method.clip_low, "epsilon_high": method.clip_high}
     values = {name: default for name, (_, default) in known.items()} | PAPER_DEFAULTS | clip | good
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun and accelerate launch set it
-    return problems + conflicts(values, method, has_teacher, processes, "trainer.")
+    return problems + conflicts(values, method, has_teacher, processes(), "trainer.")

@@ -95,7 +95,10 @@ def _pair_problems(recipe: Recipe) -> list[str]:
     if not isinstance(teacher, ModelSpec) or not recipe.make_method().needs_teacher:
         return []
     problems = []
-    ours, theirs = local_tokenizer(recipe.model), local_tokenizer(teacher)
+    try:
+        ours, theirs = local_tokenizer(recipe.model), local_tokenizer(teacher)
+    except RladError as error:
+        return [str(error)]
     if ours is not None and theirs is not None:
         problems += _alignment_problems(ours, theirs, alignment(teacher))
     config = local_config(teacher)
@@ -166,12 +169,16 @@ def _trl_problems(recipe: Any, here: bool, arguments_of: Callable[[Any, Path], o
     """What TRL itself refuses when its configuration is made, which loads no model."""
     import warnings
 
+    from rlad.trainer.session import check_one_gpu
+
     if not here and needs_gpu(recipe.trainer_arguments()):  # what else is wrong, for a machine with a GPU
         recipe = recipe.model_copy(update={"trainer": {**recipe.trainer, "use_cpu": True}})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            arguments_of(recipe, Path(recipe.output))
+            arguments = arguments_of(recipe, Path(recipe.output))
+        if here:
+            check_one_gpu(arguments)
     except RladError as error:
         return [str(error)]
     return []
@@ -185,13 +192,15 @@ def needs_gpu(arguments: Mapping[str, Any]) -> bool:
 
 
 def local_tokenizer(spec: ModelSpec) -> Any:
-    """A tokenizer that is here, or None."""
+    """A tokenizer that is here, or None. Raises RladError where it lacks the student's `eos_token`."""
     from transformers import AutoTokenizer
 
     from rlad.models import resolve
+    from rlad.trainer.sections import StudentSpec
+    from rlad.trainer.session import end_with
 
     try:
-        return AutoTokenizer.from_pretrained(
+        found = AutoTokenizer.from_pretrained(
             resolve(spec.path),
             revision=spec.revision,
             local_files_only=True,
@@ -199,6 +208,9 @@ def local_tokenizer(spec: ModelSpec) -> Any:
         )
     except (OSError, ValueError):
         return None
+    if isinstance(spec, StudentSpec) and spec.eos_token is not None:
+        end_with(found, spec.eos_token)
+    return found
 
 
 def local_config(spec: ModelSpec) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlad.trainer.options import refusals
@@ -51,6 +54,40 @@ def batches(values: Mapping[str, Any], processes: int = 1) -> Batches:
         rollouts = micro * int(values.get("steps_per_generation") or accumulation)
     window = max(1, rollouts // micro) * int(values["num_iterations"])
     return Batches(rollouts, micro * accumulation, window // math.gcd(window, accumulation))
+
+
+def in_parts(trainer: Mapping[str, Any]) -> str | None:
+    """What spreads the student's weights over processes, None where each has all of them.
+
+    trainer: a recipe's section. What accelerate launch was configured with stands in the environment.
+    """
+    if trainer.get("fsdp"):
+        return "trainer.fsdp"
+    if _is_on("ACCELERATE_USE_FSDP"):
+        return "FSDP (accelerate's configuration)"
+    if _zero_stage(trainer.get("deepspeed")) == 3:
+        return "trainer.deepspeed (ZeRO-3)"
+    if _is_on("ACCELERATE_USE_DEEPSPEED") and "3" in (
+        os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE"),
+        str(_zero_stage(os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"))),
+    ):
+        return "ZeRO-3 (accelerate's configuration)"
+    return None
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("1", "true", "yes", "on")
+
+
+def _zero_stage(deepspeed: Any) -> int | None:
+    """Of a DeepSpeed configuration, as a mapping or in a JSON file; None where there is none, or it does not say."""
+    if isinstance(deepspeed, str):
+        try:
+            deepspeed = json.loads(Path(deepspeed).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # DeepSpeed says what is wrong with it
+            return None
+    zero = deepspeed.get("zero_optimization") if isinstance(deepspeed, Mapping) else None
+    return zero.get("stage") if isinstance(zero, Mapping) else None
 
 
 def conflicts(

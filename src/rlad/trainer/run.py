@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import yaml
 
 from rlad.errors import RladError
 from rlad.models import resolve
-from rlad.trainer.config import Recipe, grpo_fields
+from rlad.trainer.config import Recipe, grpo_fields, processes
 from rlad.trainer.rules import batches
 from rlad.trainer.saving import last_checkpoint
 from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, TeacherSpec, alignment, trained_by
@@ -19,6 +18,7 @@ from rlad.trainer.session import (
     INTERRUPTED,
     Trained,
     begin,
+    check_one_gpu,
     check_output,
     exit_status,
     load_student,
@@ -52,6 +52,7 @@ def train(
         say(f"data: {line}")
     checkpoint = _checkpoint(recipe, output, say) if resume else None
     arguments = arguments_of(recipe, output)
+    check_one_gpu(arguments)
     check_output(output)
 
     from rlad.trainer.progress import StopAtBoundary
@@ -63,9 +64,16 @@ def train(
     )
     teacher = _teacher(recipe.teacher) if recipe.teacher and method.needs_teacher else None
     model, tokenizer = load_student(recipe.model)
+    if arguments.use_vllm and recipe.model.eos_token is not None:  # vLLM reads the model's own files
+        arguments.generation_kwargs = {
+            **(arguments.generation_kwargs or {}),
+            "stop_token_ids": [tokenizer.eos_token_id],
+        }
     trainer = _make_trainer(recipe, arguments, task, examples, model, tokenizer, teacher, output, say)
     if checkpoint is None:
         begin(recipe, say)  # last: what cannot be loaded must not set an earlier run aside
+        if arguments.log_completions:  # TRL made it with the trainer, and an earlier run may have taken it along
+            (output / "checkpoints" / "completions").mkdir(parents=True, exist_ok=True)
     stop = StopAtBoundary(batches(vars(trainer.args), trainer.args.world_size).boundary, say)
     for callback in (stop, *callbacks):
         trainer.add_callback(callback)
@@ -89,8 +97,7 @@ def prepared(recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> 
 def _check_enough(recipe: Recipe, examples: int) -> None:
     """Raises RladError for fewer problems than one generation takes: TRL would make no step at all."""
     values = {name: default for name, (_, default) in grpo_fields().items()} | recipe.trainer_arguments()
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    wanted = batches(values, processes).rollouts // int(values["num_generations"])
+    wanted = batches(values, processes()).rollouts // int(values["num_generations"])
     if examples < wanted:
         raise RladError(
             f"the task has {examples} training problem{'' if examples == 1 else 's'}, and one generation takes "
@@ -134,6 +141,7 @@ def arguments_of(recipe: Recipe, output: Path) -> Any:
 
     recorded = {"record_every": EVERY, "record_folder": str(output / "records")}
     arguments = {**recorded, **recipe.trainer_arguments(), "output_dir": str(output / "checkpoints")}
+    arguments["trust_remote_code"] = recipe.model.trust_remote_code  # for what TRL loads itself: vLLM's, the reference
     try:
         return RLADConfig(**arguments, method=recipe.method, disable_tqdm=True)
     except (ValueError, OSError, ImportError, NotImplementedError) as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,27 @@ def save_model(trainer: Any, folder: Path, notes: Mapping[str, Mapping[str, Any]
     Called in every process, since a sharded model is gathered from all of them.
     """
     temporary = folder.with_name(f".{folder.name}")
-    trainer.save_model(str(temporary))
+    with _whole_state(trainer):
+        trainer.save_model(str(temporary))
     if trainer.is_world_process_zero():
         _finish(temporary, folder, notes or {})
     trainer.accelerator.wait_for_everyone()  # a process that goes on may load it
+
+
+@contextmanager
+def _whole_state(trainer: Any) -> Iterator[None]:
+    """While it lasts FSDP gathers a model that it saves: of a sharded state transformers writes no model at all."""
+    if not trainer.is_fsdp_enabled:
+        yield
+        return
+    from torch.distributed.fsdp import StateDictType
+
+    plugin = trainer.accelerator.state.fsdp_plugin
+    before, plugin.state_dict_type = plugin.state_dict_type, StateDictType.FULL_STATE_DICT
+    try:
+        yield
+    finally:
+        plugin.state_dict_type = before
 
 
 def _finish(temporary: Path, folder: Path, notes: Mapping[str, Mapping[str, Any]]) -> None:

@@ -18,8 +18,8 @@ from pydantic import Field as Limits
 from rlad.errors import RladError
 from rlad.trainer.messages import model_problems
 
-# As environment variables are written, and keys are not: a key put there by mistake would be saved with the recipe.
 Alignment = Literal["tokens", "spans"]
+# As environment variables are written, and keys are not: a key put there by mistake would be saved with the recipe.
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
@@ -67,15 +67,18 @@ class StudentSpec(ModelSpec):
     """The model that is trained.
 
     lora: train an adapter on it, and leave its own weights alone. open_think: let the prompt end in <think>, in
-    training and evaluation: the chat template writes it where the response begins.
+    training and evaluation: the chat template writes it where the response begins. eos_token: what ends a response, for
+    a base model whose tokenizer ends texts otherwise than its teacher ends answers; the model that is saved keeps it.
     """
 
     lora: LoraSpec | None = None
     open_think: bool = False
+    eos_token: str | None = Limits(None, min_length=1)
 
     def load_kwargs(self) -> dict[str, Any]:
-        """As ModelSpec's: the adapter and the template are made later."""
-        return {key: value for key, value in super().load_kwargs().items() if key not in ("lora", "open_think")}
+        """As ModelSpec's: the adapter is made, and template and end are set, later."""
+        ours = ("lora", "open_think", "eos_token")
+        return {key: value for key, value in super().load_kwargs().items() if key not in ours}
 
 
 class LocalTeacherSpec(ModelSpec):

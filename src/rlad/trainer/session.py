@@ -130,6 +130,16 @@ def check_output(output: Path) -> None:
         check_writable(output)
 
 
+def check_one_gpu(arguments: Any) -> None:
+    """Raises RladError where one process has several GPUs: TRL would refuse them once the models are loaded."""
+    if arguments.n_gpu > 1:
+        raise RladError(
+            f"{arguments.n_gpu} GPUs are visible to one process: choose one with CUDA_VISIBLE_DEVICES=0, train on all "
+            "of them with accelerate launch -m rlad ..., or, where a teacher's device_map is to have the others, start "
+            "with torchrun --nproc_per_node 1 -m rlad ..."
+        )
+
+
 def begin(recipe: Any, say: Callable[[str], None]) -> None:
     """Make the folder of a new run and write the recipe there. In the first process alone, or each would set aside what
     another has begun. Raises RladError where nothing can be written."""
@@ -168,11 +178,21 @@ def load_student(spec: StudentSpec) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **names)
     except (OSError, ValueError) as error:
         raise RladError(f"the model {spec.path!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    if spec.eos_token is not None:
+        end_with(tokenizer, spec.eos_token)
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if spec.open_think:
         open_think(tokenizer)
     return model, tokenizer
+
+
+def end_with(tokenizer: Any, token: str) -> None:
+    """Let `token` end a response. Raises RladError where the tokenizer does not have it."""
+    if token not in tokenizer.get_vocab():
+        raise RladError(f"model.eos_token: the tokenizer has no token {token!r} (it ends in {tokenizer.eos_token!r})")
+    tokenizer.eos_token = token
 
 
 def device_of(trainer: Mapping[str, Any]) -> str:

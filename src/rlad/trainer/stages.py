@@ -11,6 +11,7 @@ A stage says what differs from the recipe around it. The optimiser and its sched
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -95,6 +96,7 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
             status = train(stage, resume=again, emit=say)
             if status == INTERRUPTED:
                 return status
+        _let_go()
         model = str(folder / ("best" if (folder / "best").is_dir() else "model"))
         last = stage
     if first_process():
@@ -102,6 +104,15 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
         write_json(output / "summary.json", found)
     say(f"all {len(recipe.stages)} stages are done: the model is {model}")
     return status
+
+
+def _let_go() -> None:
+    """Free the last stage's student and its optimiser, which refer to each other, before the next ones are loaded."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def describe(stage: Mapping[str, Any]) -> str:

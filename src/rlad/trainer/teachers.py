@@ -40,7 +40,9 @@ def make_teacher(
         return teacher.made_by(lambda each: _one_of_several(trainer, each))
     if isinstance(teacher, SharedBase):  # the student's base, and so its tokens
         student = trainer.accelerator.unwrap_model(trainer.model)
-        return _tested(AdapterTeacher(student, teacher.adapter, trainer.temperature), trainer._tokenizer)
+        precision = trainer.accelerator.autocast
+        shared = AdapterTeacher(student, teacher.adapter, trainer.temperature, precision=precision)
+        return _tested(shared, trainer._tokenizer)
     if isinstance(teacher, str) and teacher.startswith(("http://", "https://")):
         teacher = ServerTeacher(teacher)
     name = resolve(teacher) if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")

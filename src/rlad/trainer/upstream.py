@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, pad, use_adapter
 
@@ -46,10 +47,28 @@ ATTRIBUTES = (
     "num_generations",
     "num_generations_eval",
     "reward_weights",
+    "reward_func_names",
     "scale_rewards",
+    "loss_type",
+    "tools",
+    "eos_token_ids",
+    "chat_template_kwargs",
+    "vllm_generation",
 )
+# the same of VLLMGeneration, through which evaluations go where vLLM makes the rollouts
+ENGINE = ("llm", "mode", "tensor_parallel_size", "enable_sleep_mode", "_llm_weights_sleeping")
 # keys of the batch: read, or replaced on a copy
-BATCH_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps")
+BATCH_KEYS = (
+    "prompt_ids",
+    "prompt_mask",
+    "completion_ids",
+    "completion_mask",
+    "tool_mask",
+    "advantages",
+    "old_per_token_logps",
+    "ref_per_token_logps",
+    "num_items_in_batch",
+)
 
 
 def problems() -> list[str]:
@@ -65,5 +84,9 @@ def problems() -> list[str]:
             found.append(f"GRPOTrainer.{name}{parameters} does not begin with {expected}")
     source = inspect.getsource(GRPOTrainer)
     found += [f"GRPOTrainer no longer has self.{name}" for name in ATTRIBUTES if f"self.{name}" not in source]
+    engine = inspect.getsource(VLLMGeneration)
+    found += [f"VLLMGeneration no longer has self.{name}" for name in ENGINE if f"self.{name}" not in engine]
+    if not hasattr(VLLMGeneration, "sync_weights"):
+        found.append("VLLMGeneration.sync_weights is gone")
     found += [f"the batch no longer has {name!r}" for name in BATCH_KEYS if f'"{name}"' not in source]
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,19 +135,42 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluated(trainer: Any, task: Task, examples: list[Any], spec: Any, seed: int, model: Any = None) -> Evaluation:
-    """The trainer's student, or another `model`, on examples, as a GenerationSpec says, in the trainer's template."""
-    from rlad.evaluation.run import evaluate
+    """The trainer's student, or another `model`, on examples, as a GenerationSpec says, in the trainer's template.
 
-    return evaluate(
-        trainer.accelerator.unwrap_model(trainer.model) if model is None else model,
-        trainer.processing_class,
-        examples,
-        task,
-        samples=spec.samples,
-        temperature=spec.temperature,
-        top_p=spec.top_p,
-        max_new_tokens=spec.max_new_tokens or trainer.args.max_completion_length,
-        seed=seed,
-        batch_size=spec.batch_size,
-        chat_template_kwargs=trainer.args.chat_template_kwargs,
-    )
+    The student answers through the engine that makes the trainer's rollouts, where there is one that this process has
+    to itself (rlad.trainer.engine); else, and any other model, through transformers, in the precision of training.
+    """
+    from rlad.evaluation.run import evaluate
+    from rlad.trainer.engine import engine_backend
+
+    student = trainer.accelerator.unwrap_model(trainer.model) if model is None else model
+    with _on_device(student, trainer.accelerator.device), trainer.accelerator.autocast():
+        return evaluate(
+            student,
+            trainer.processing_class,
+            examples,
+            task,
+            samples=spec.samples,
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            max_new_tokens=spec.max_new_tokens or trainer.args.max_completion_length,
+            seed=seed,
+            batch_size=spec.batch_size,
+            chat_template_kwargs=trainer.args.chat_template_kwargs,
+            backend=engine_backend(trainer) if model is None else None,
+        )
+
+
+@contextmanager
+def _on_device(model: Any, device: Any) -> Iterator[None]:
+    """While it lasts the model is on the device. Under DeepSpeed and FSDP transformers leaves a student on the CPU
+    until it trains; it goes back there, because they place it themselves."""
+    before = model.device
+    moved = before.type == "cpu" and device.type != "cpu"
+    if moved:
+        model.to(device)
+    try:
+        yield
+    finally:
+        if moved:
+            model.to(before)
