@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_two_steps_of_every_method_change_the_student_and_log_what_they_did(meth
             expected |= {"rlad/penalty"}
         assert {name for name in row if name.startswith("rlad/")} == expected
         assert not [name for name in row if name.startswith("clip_ratio/")]
-        assert row["loss"] == pytest.approx(row["loss"])  # not NaN
+        assert math.isfinite(row["loss"])
 
 
 def test_the_first_ratio_is_what_the_method_says(tmp_path: Path) -> None:

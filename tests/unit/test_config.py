@@ -163,7 +163,8 @@ def test_everything_that_is_wrong_is_found_at_once() -> None:
         seed="x", method={"name": "rlad", "alpha": 2}, trainer={"delta": 2.0, "num_generations": 7, "maxsteps": 1}
     )
     assert len(found) == 5
-    assert [any(word in each for each in found) for word in ("seed", "alpha", "delta", "groups of 7", "maxsteps")]
+    for word in ("seed", "alpha", "delta", "groups of 7", "maxsteps"):
+        assert any(word in each for each in found), word
     with pytest.raises(RecipeError, match=r"and 4 more: `rlad check` lists them all"):
         raise RecipeError(found)
 

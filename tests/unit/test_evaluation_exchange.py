@@ -154,3 +154,10 @@ def test_an_export_has_the_fields_of_lm_eval(tmp_path: Path) -> None:
     assert second["prompt_hash"] == hashlib.sha256(request["arg_0"].encode()).hexdigest()
     again = read_responses(tmp_path / "samples.jsonl", [{**EXAMPLES[0]}, {**EXAMPLES[1]}])
     assert again[1, 1].text == "é 42"
+
+
+def test_the_target_of_a_puzzle_is_its_peoples_roles(tmp_path: Path) -> None:
+    row = record(0, 0, True, "x")
+    row["example"] = json.dumps({**EXAMPLES[0], "names": ["Zoey", "Bob"], "solution": [True, False]})
+    export_lm_eval(tmp_path / "samples.jsonl", [row])
+    assert json.loads((tmp_path / "samples.jsonl").read_text())["target"] == "Zoey is a knight, Bob is a knave"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from rlad.trainer.recorder import Recorder, chosen_groups, gold, source_commit, token_weights
+from rlad.tasks.base import gold
+from rlad.trainer.environment import source_commit
+from rlad.trainer.recorder import Recorder, chosen_groups, token_weights
 
 
 def test_the_most_mixed_group_an_all_wrong_one_and_the_rest_at_random() -> None:
@@ -96,6 +100,9 @@ def test_the_right_answer_of_an_example() -> None:
     assert gold({"answer": 7}) == "7" and gold({"gold": "a", "answer": "b"}) == "a" and gold({"x": 1}) is None
 
 
-def test_the_commit_is_that_of_the_source_tree() -> None:
-    commit = source_commit()
-    assert commit is None or len(commit.rstrip("+")) == 40
+def test_the_commit_is_that_of_the_source_tree(repository: Path) -> None:
+    git = subprocess.run(["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True)
+    if git.returncode:  # from an archive
+        assert source_commit() is None
+    else:
+        assert str(source_commit()).rstrip("+") == git.stdout.strip()

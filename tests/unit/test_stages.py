@@ -86,9 +86,11 @@ def test_mistakes_are_named_with_their_stage(stage: dict[str, Any], words: str) 
 
 def test_an_evaluation_is_taken_over_where_it_is_answered_alike() -> None:
     longer = {"trainer": {"max_completion_length": 99}}
-    made = stages({}, {"seed": 9, "method": "grpo"}, longer, {"evaluate": {"puzzles": 7}}, {"evaluate": {"samples": 2}})
-    first, *others = (_answering(stage_recipe(made, i)) for i in range(5))
-    assert [each == first for each in others] == [True, False, False, False]
+    scorer = {"task": {"scorer": "logic-rl"}}
+    asked = ({"evaluate": {"puzzles": 7}}, {"evaluate": {"samples": 2}})
+    made = stages({}, {"seed": 9, "method": "grpo"}, longer, scorer, *asked)
+    first, *others = (_answering(stage_recipe(made, i)) for i in range(6))
+    assert [each == first for each in others] == [True, False, False, False, False]
 
 
 def test_later_stages_leave_open_think_to_the_template_that_was_saved() -> None:
@@ -157,14 +159,6 @@ def test_a_stage_is_described_by_what_it_changes() -> None:
         "method grpo; trainer max_steps 3; seed 1"
     )
     assert describe({}) == "as the recipe"
-
-
-def test_what_was_evaluated_by_another_scorer_is_not_taken_over() -> None:
-    from rlad.trainer.stages import _answering
-
-    made = stages({}, {"task": {"scorer": "logic-rl"}}, {"trainer": {"max_completion_length": 99}}, {"method": "grpo"})
-    plain, scored, longer, other = (_answering(stage_recipe(made, i)) for i in range(4))
-    assert plain == other and plain != scored and plain != longer
 
 
 def written(path: Path, *problems: str) -> str:

@@ -22,7 +22,7 @@ def description(recipe: Recipe) -> list[str]:
         *_pair_notes(recipe),
         *_method(recipe),
         f"{'task':<10}{task_line(recipe.task)}",
-        *_steps(arguments),
+        *_steps(recipe.all_arguments()),
         *_differences(arguments),
         f"{'evaluate':<10}{evaluation_line(recipe.evaluate)}",
         *validation_lines(recipe.validate_spec),
@@ -126,11 +126,9 @@ def task_line(task: dict[str, Any]) -> str:
     return f"{task.get('name', 'prompts')}{': ' if rest else ''}{rest}"
 
 
-def _steps(arguments: dict[str, Any]) -> list[str]:
-    from rlad.trainer.config import grpo_fields
+def _steps(values: dict[str, Any]) -> list[str]:
     from rlad.trainer.rules import batches
 
-    values = {name: default for name, (_, default) in grpo_fields().items()} | arguments
     plan = batches(values)
     group, steps, repeats = values["num_generations"], values["max_steps"], values["num_iterations"]
     length = f"{steps} updates" if steps > 0 else f"{values['num_train_epochs']:g} epochs"

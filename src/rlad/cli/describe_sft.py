@@ -16,10 +16,10 @@ def sft_description(recipe: SftRecipe) -> list[str]:
     teacher = str(recipe.teacher) if recipe.teacher else "none: the traces are there"
     made = f"{sft.samples} of each of {sft.problems or 'all'} problems, at most {sft.per_problem} kept of one"
     sampled = f"temperature {sft.temperature:g}, top-p {sft.top_p:g}, {sft.max_new_tokens} tokens at most"
-    batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1} | recipe.trainer
-    update = int(batch["per_device_train_batch_size"]) * int(batch["gradient_accumulation_steps"])
-    steps = recipe.trainer.get("max_steps", -1)
-    length = f"{steps} updates" if steps > 0 else f"{recipe.trainer.get('num_train_epochs', 3):g} epochs"
+    values = recipe.all_arguments()
+    update = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
+    steps = values["max_steps"]
+    length = f"{steps} updates" if steps > 0 else f"{values['num_train_epochs']:g} epochs"
     return [
         f"{'student':<10}{model_line(recipe.model)}",
         f"{'teacher':<10}{teacher}",

@@ -28,7 +28,7 @@ def memory(recipe: Recipe) -> list[str]:
     """
     from rlad.trainer.sections import ModelSpec, SharedBaseSpec
 
-    arguments = recipe.trainer_arguments()
+    arguments = recipe.all_arguments()
     lines = []
     student = _shape(recipe.model)
     if student is None:
@@ -56,11 +56,13 @@ def memory(recipe: Recipe) -> list[str]:
 
 def _generations(recipe: Recipe, arguments: dict[str, Any], per_token: int) -> list[str]:
     """A line for the cache of rollouts, and of each evaluation. per_token: its bytes."""
-    if arguments.get("use_vllm"):
-        share = arguments.get("vllm_gpu_memory_utilization", 0.3)
+    from rlad.trainer.rules import batches
+
+    if arguments["use_vllm"]:
+        share = arguments["vllm_gpu_memory_utilization"]
         return [f"generation vLLM's {share:.0%} of the GPU where it is in the training process, for evaluations too"]
-    length = int(arguments.get("max_completion_length") or 512)
-    made = [("generation", _rollouts(arguments), length)]
+    length = arguments["max_completion_length"]
+    made = [("generation", batches(arguments).rollouts, length)]
     for name, spec in (("evaluation", recipe.evaluate), ("validation", recipe.validate_spec)):
         if spec is not None:
             made.append((name, min(spec.batch_size, spec.puzzles * spec.samples), spec.max_new_tokens or length))
@@ -102,13 +104,6 @@ def _cache_bytes(config: Any, size: int) -> int:
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return int(2 * text.num_hidden_layers * heads * width * size)
-
-
-def _rollouts(arguments: dict[str, Any]) -> int:
-    from rlad.trainer.config import grpo_fields
-    from rlad.trainer.rules import batches
-
-    return batches({name: default for name, (_, default) in grpo_fields().items()} | arguments).rollouts
 
 
 def _human(size: float) -> str:

@@ -168,10 +168,11 @@ def _evaluate(cell: Cell, folder: Path, shared: Path, command: str, say: Say) ->
     from rlad.evaluation.run import evaluate
     from rlad.tasks import load_task
     from rlad.trainer.config import Recipe
-    from rlad.trainer.session import device_of, environment, load_student
+    from rlad.trainer.environment import environment
+    from rlad.trainer.session import device_of, load_student
 
     recipe = Recipe.from_mapping({**cell.recipe, "output": str(folder)})
-    spec, arguments = recipe.evaluate, recipe.trainer_arguments()
+    spec, arguments = recipe.evaluate, recipe.all_arguments()
     assert spec is not None
     model, tokenizer = load_student(recipe.model)
     task = load_task(recipe.task)
@@ -184,10 +185,10 @@ def _evaluate(cell: Cell, folder: Path, shared: Path, command: str, say: Say) ->
         samples=spec.samples,
         temperature=spec.temperature,
         top_p=spec.top_p,
-        max_new_tokens=spec.max_new_tokens or arguments.get("max_completion_length", 512),
+        max_new_tokens=spec.max_new_tokens or arguments["max_completion_length"],
         seed=recipe.seed,
         batch_size=spec.batch_size,
-        chat_template_kwargs=arguments.get("chat_template_kwargs"),
+        chat_template_kwargs=arguments["chat_template_kwargs"],
     )
     result.save(folder / "evaluation-after.json")
     say(result.table())

@@ -15,7 +15,7 @@ from rlad.errors import RladError
 from rlad.evaluation.generate import Place
 from rlad.evaluation.problems import problem_id
 from rlad.files import whole_file
-from rlad.tasks.base import Example, gold_text
+from rlad.tasks.base import Example, gold
 from rlad.tasks.custom import read_json_lines
 
 TEXTS = ("response", "responses", "resps")
@@ -190,7 +190,7 @@ def export_lm_eval(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any
 
 def _lm_eval_sample(order: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     doc, settings = json.loads(rows[0]["example"]), json.loads(rows[0]["settings"])
-    target = gold_text(next((doc[name] for name in ("target", "answer", "gold", "solution") if name in doc), ""))
+    target = gold(doc) or ""
     prompt = json.dumps(json.loads(rows[0]["prompt"]), ensure_ascii=False) + settings.get("append", "")
     generation = {
         "until": [],

@@ -131,6 +131,10 @@ class SftRecipe(RecipeFile):
         given = {key: value for key, value in self.trainer.items() if key != "validate"}
         return {**DEFAULTS, **given, "output_dir": self.output, "seed": self.seed}
 
+    def all_arguments(self) -> dict[str, Any]:
+        """`trainer_arguments` with every other field at its default. Imports TRL, which takes seconds."""
+        return {name: default for name, (_, default) in sft_fields().items()} | self.trainer_arguments()
+
     @property
     def validate_spec(self) -> ValidateSpec | None:
         """What `trainer.validate` says, None where it is not there."""

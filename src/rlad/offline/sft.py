@@ -23,13 +23,14 @@ from rlad.trainer.config import processes
 from rlad.trainer.preflight import model_problems
 from rlad.trainer.progress import MetricsFile, StepLine, StopAtBoundary
 from rlad.trainer.saving import NothingLeft, last_checkpoint, mark_whole
-from rlad.trainer.sections import LocalTeacherSpec, ServerSpec, trained_by
+from rlad.trainer.sections import LocalTeacherSpec, ServerSpec
 from rlad.trainer.session import (
     INTERRUPTED,
     begin,
     check_data,
     check_one_gpu,
     check_output,
+    check_same_recipe,
     device_of,
     exit_status,
     load_student,
@@ -133,15 +134,7 @@ def _check_resumable(recipe: SftRecipe, output: Path) -> None:
         raise RladError(f"{output} is finished: see its summary.json; to train again leave --resume out")
     if not (output / "recipe.yaml").is_file():
         raise RladError(f"there is no training to resume in {output}: leave --resume out (traces go on in any case)")
-    ours, theirs = (each.model_dump() for each in (recipe, SftRecipe.resolve(str(output / "recipe.yaml"))))
-    for each in (ours, theirs):  # a server may have moved
-        each["teacher"] = trained_by(each["teacher"])
-    changed = sorted(key for key in ours if ours[key] != theirs[key] and key != "output")
-    if changed:
-        raise RladError(
-            f"{', '.join(changed)} differ from the run to be resumed: `rlad sft {output / 'recipe.yaml'} --resume` "
-            "goes on as it was"
-        )
+    check_same_recipe(recipe, output / "recipe.yaml", "rlad sft")
 
 
 def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Traces:

@@ -16,6 +16,9 @@ Example = dict[str, Any]
 Knights & Knaves puzzle). Every example of a task has the same columns.
 """
 
+GOLD = ("gold", "answer", "solution", "target")
+"""Columns that hold the right answer, by custom."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -74,7 +77,15 @@ def score_all(task: Task, responses: Sequence[str], examples: Sequence[Mapping[s
     return scores
 
 
-def gold_text(value: Any) -> str:
-    """A right answer as a text; of several, any of which counts, all."""
+def gold(example: Mapping[str, Any]) -> str | None:
+    """The right answer of an example, as a text; None where no column is known to hold it. Of several answers, any of
+    which counts, all; of a puzzle's people (`names`, and whether each is a knight in `solution`), their roles."""
+    names, solution = example.get("names"), example.get("solution")
+    if isinstance(names, Sequence) and isinstance(solution, Sequence) and not isinstance(solution, str):
+        roles = zip(names, solution, strict=False)
+        return ", ".join(f"{name} is a {'knight' if knight else 'knave'}" for name, knight in roles)
+    value = next((example[name] for name in GOLD if example.get(name) is not None), None)
+    if value is None:
+        return None
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     return " or ".join(map(str, value)) if listed else str(value)

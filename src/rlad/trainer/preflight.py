@@ -102,7 +102,7 @@ def _pair_problems(recipe: Recipe) -> list[str]:
     if ours is not None and theirs is not None:
         problems += _alignment_problems(ours, theirs, alignment(teacher))
     config = local_config(teacher)
-    longest = int(recipe.trainer_arguments().get("max_completion_length") or 512)
+    longest = recipe.all_arguments()["max_completion_length"]
     if config is not None and (problem := length_problem(config, longest)):
         problems.append(f"teacher: {problem}")
     return problems

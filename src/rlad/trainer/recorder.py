@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from rlad import records
 from rlad.files import whole_file
-from rlad.tasks.base import gold_text
+from rlad.tasks.base import gold
+from rlad.trainer.environment import source_commit
 
 if TYPE_CHECKING:
     from rlad.objectives import Method
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 ROW, REWARDS, ENTROPIES, SEEN = "rlad_row", "rlad_rewards", "rlad_entropies", "rlad_seen"
 TOKENIZER = "tokenizer.json"
 EVERY, GROUPS = 5, 4  # what `rlad train` records unless told otherwise
-_GOLD = ("gold", "answer", "solution", "target")  # columns that hold the right answer, by custom
 
 
 def kept_policy(every: int, groups: int) -> str:
@@ -212,7 +211,7 @@ def chosen_groups(
 ) -> list[tuple[int, str]]:
     """(group, why) of at most `count` groups of `size` rollouts, as `kept_policy` says; in the order of the batch.
 
-    None where there is no whole group: of several processes the first may have but a part of one.
+    Empty where there is no whole group: of several processes the first may have but a part of one.
     """
     groups = range(len(rewards) // size)
     if not groups:
@@ -259,36 +258,6 @@ def token_weights(trainer: Any, batch: Mapping[str, Any], mask: Tensor) -> Tenso
         whole = batch["num_items_in_batch"].clamp(min=1) * share
     weights: Tensor = torch.ones_like(lengths) / whole
     return weights
-
-
-def gold(example: Mapping[str, Any]) -> str | None:
-    """The right answer of an example, as a text; None where no column is known to hold it."""
-    names, solution = example.get("names"), example.get("solution")
-    if isinstance(names, Sequence) and isinstance(solution, Sequence) and not isinstance(solution, str):
-        roles = zip(names, solution, strict=False)
-        return ", ".join(f"{name} is a {'knight' if knight else 'knave'}" for name, knight in roles)
-    found = next((example[name] for name in _GOLD if example.get(name) is not None), None)
-    return None if found is None else gold_text(found)
-
-
-def source_commit() -> str | None:
-    """The commit of the source tree that rlad runs from, with a + where files differ from it; None outside of git."""
-    folder = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        if not git("ls-files", "--", Path(__file__).name):  # installed into somebody else's repository
-            return None
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "-uno", "--", str(folder.parent)) else ""
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _totals(trainer: RLADTrainer, parts: Tensor) -> list[float]:

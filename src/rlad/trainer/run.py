@@ -6,20 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from rlad.errors import RladError
 from rlad.models import resolve
-from rlad.trainer.config import Recipe, grpo_fields, processes
+from rlad.trainer.config import Recipe, processes
 from rlad.trainer.rules import batches
 from rlad.trainer.saving import last_checkpoint
-from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, TeacherSpec, alignment, trained_by
+from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, TeacherSpec, alignment
 from rlad.trainer.session import (
     INTERRUPTED,
     Trained,
     begin,
     check_one_gpu,
     check_output,
+    check_same_recipe,
     exit_status,
     load_student,
     speaker,
@@ -96,7 +95,7 @@ def prepared(recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> 
 
 def _check_enough(recipe: Recipe, examples: int) -> None:
     """Raises RladError for fewer problems than one generation takes: TRL would make no step at all."""
-    values = {name: default for name, (_, default) in grpo_fields().items()} | recipe.trainer_arguments()
+    values = recipe.all_arguments()
     wanted = batches(values, processes()).rollouts // int(values["num_generations"])
     if examples < wanted:
         raise RladError(
@@ -113,25 +112,9 @@ def _checkpoint(recipe: Recipe, output: Path, say: Callable[[str], None]) -> Pat
     found = last_checkpoint(output / "checkpoints")
     if found is None:
         raise RladError(f"there is no whole checkpoint in {output / 'checkpoints'}: start again without --resume")
-    check_same_recipe(recipe, output / "recipe.yaml")
+    check_same_recipe(recipe, output / "recipe.yaml", "rlad train")
     say(f"going on from {found}")
     return found
-
-
-def check_same_recipe(recipe: Recipe, path: Path) -> None:
-    """Raises RladError that names what differs between the recipe and the one that a run was started with."""
-    # Read as a recipe, so that what a newer rlad has added stands at its default.
-    ours, theirs = (
-        recipe.model_dump(),
-        Recipe.from_mapping(yaml.safe_load(path.read_text(encoding="utf-8"))).model_dump(),
-    )
-    for each in (ours, theirs):  # a server may have moved
-        each["teacher"] = trained_by(each.get("teacher"))
-    changed = sorted(key for key in ours if ours[key] != theirs.get(key) and key != "output")
-    if changed:
-        raise RladError(
-            f"{', '.join(changed)} differ from the run to be resumed: `rlad train {path} --resume` goes on as it was"
-        )
 
 
 def arguments_of(recipe: Recipe, output: Path) -> Any:

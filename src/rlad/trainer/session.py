@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +13,9 @@ from rlad.errors import RladError
 from rlad.evaluation.problems import problem_id
 from rlad.files import check_writable
 from rlad.models import resolve
+from rlad.trainer.environment import environment
 from rlad.trainer.saving import save_model
-from rlad.trainer.sections import StudentSpec
+from rlad.trainer.sections import StudentSpec, trained_by
 
 if TYPE_CHECKING:
     from rlad.evaluation.run import Evaluation
@@ -152,6 +151,22 @@ def begin(recipe: Any, say: Callable[[str], None]) -> None:
         (output / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise RladError(f"cannot write to {output}: {error}") from error
+
+
+def check_same_recipe(recipe: Any, path: Path, command: str) -> None:
+    """Raises RladError that names what differs between the recipe and the one that a run was started with.
+
+    path: of the latter. command: which goes on with it.
+    """
+    # Read as a recipe, so that what a newer rlad has added stands at its default.
+    ours, theirs = recipe.model_dump(), type(recipe).resolve(str(path)).model_dump()
+    for each in (ours, theirs):  # a server may have moved
+        each["teacher"] = trained_by(each["teacher"])
+    changed = sorted(key for key in ours if ours[key] != theirs[key] and key != "output")
+    if changed:
+        raise RladError(
+            f"{', '.join(changed)} differ from the run to be resumed: `{command} {path} --resume` goes on as it was"
+        )
 
 
 def set_aside(output: Path, say: Callable[[str], None]) -> None:
@@ -327,20 +342,3 @@ def gain_table(difficulty: str, rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['difference']:+7.1%}   {row['low']:+.1%} to {row['high']:+.1%}"
         )
     return "\n".join(lines)
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, to be kept beside numbers."""
-    import torch
-
-    from rlad.trainer.recorder import source_commit
-
-    packages = ("rlad", "torch", "transformers", "trl", "accelerate", "datasets")
-    return {
-        "versions": {name: version(name) for name in packages},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
-        "commit": source_commit(),
-    }

@@ -60,9 +60,17 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
     resume: finished stages are passed over, and the one that was interrupted goes on. Raises as rlad.trainer.run.train.
     """
     from rlad.evaluation.run import write_json
-    from rlad.trainer.run import arguments_of, check_same_recipe, prepared, train
+    from rlad.trainer.run import arguments_of, prepared, train
     from rlad.trainer.saving import last_checkpoint
-    from rlad.trainer.session import INTERRUPTED, begin, better, exit_status, first_process, set_aside
+    from rlad.trainer.session import (
+        INTERRUPTED,
+        begin,
+        better,
+        check_same_recipe,
+        exit_status,
+        first_process,
+        set_aside,
+    )
 
     for index in range(len(recipe.stages)):
         stage = stage_recipe(recipe, index)
@@ -76,7 +84,7 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
     if resume:
         if not written.is_file():
             raise RladError(f"there is no run in {output} to go on with: start without --resume")
-        check_same_recipe(recipe, written)
+        check_same_recipe(recipe, written, "rlad train")
     else:
         begin(recipe, say)
     model, status, last = None, 0, None
