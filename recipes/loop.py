@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlad.models import resolve
 from rlad.objectives import (
@@ -49,6 +49,7 @@ def load(name: str) -> tuple[Any, Any]:
     """A causal LM in float32, without dropout, and its tokenizer, by hub id, path or embedded:NAME."""
     path = resolve(name)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+    model.generation_config = GenerationConfig()  # its own may hold a repetition penalty, which no log-prob knows of
     return model.eval(), AutoTokenizer.from_pretrained(path, padding_side="left")
 
 

@@ -19,6 +19,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+import letters_task
 import tiny
 from rlad.objectives import (
     GRPO,
@@ -33,6 +34,7 @@ from rlad.objectives import (
     token_mean,
     token_signals,
 )
+from rlad.objectives.divergences import k3
 
 ROLLOUTS, PROMPT, RESPONSE = 8, 5, 10
 LONGEST = 16  # max_completion_length, more than any response here: dr_grpo's denominator
@@ -182,6 +184,48 @@ def test_the_buffered_batch_is_left_as_it_was() -> None:
     assert all(torch.equal(inputs[key].nan_to_num(), before[key].nan_to_num()) for key in before)
 
 
+@pytest.mark.parametrize("shape", ["token", "sequence"])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_vllms_correction_weighs_the_objective_and_tools_are_in_neither(loss_type: str, shape: str) -> None:
+    """Minus the reduction of J w, with the tokens that a tool wrote outside of sum and denominator."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = batch(False)
+    tool = (torch.rand(inputs["completion_mask"].shape, generator=generator) > 0.3).long()
+    tool[-1] = 0  # as mask_truncated_completions leaves a response: grpo and dr_grpo still count it as a rollout
+    weight = 0.5 + torch.rand(ROLLOUTS, RESPONSE if shape == "token" else 1, generator=generator)
+    made, method = trainer("rlad-literal"), METHODS["rlad-literal"]
+    made.use_vllm = made.vllm_importance_sampling_correction = True
+    try:
+        given = {**inputs, "tool_mask": tool, "importance_sampling_ratio": weight}
+        found = trained(made, given, loss_type)
+    finally:
+        made.use_vllm = False
+    model, mask = tiny.model(1), inputs["completion_mask"] * tool
+    old, teacher, advantages = (inputs[name] for name in ("old_per_token_logps", "teacher_logps", "advantages"))
+    signals = token_signals(direct(model, inputs), old, teacher, advantages, mask)
+    weighed = objective_terms(method, signals).objective * weight
+    # dapo divides by the tokens that TRL counted when it generated, which is `num_items_in_batch`.
+    loss = -weighed.sum() / inputs["num_items_in_batch"] if loss_type == "dapo" else -reduced(weighed, mask, loss_type)
+    assert_close(found, (loss.detach(), tiny.gradient(loss, model)))
+
+
+def test_beta_adds_k3_whose_gradient_is_that_of_the_forward_kl() -> None:
+    """TRL's estimator beside the objective, without a ratio in front; test_objectives_divergences has its direction."""
+    inputs, made, model = batch(False), trainer("rlad-literal"), tiny.model(1)
+    logps, mask = direct(model, inputs).nan_to_num(), inputs["completion_mask"].bool()
+    generator = torch.Generator().manual_seed(4)
+    reference = (logps.detach() + 0.5 * torch.randn(logps.shape, generator=generator)) * mask
+    plain = trained(made, inputs, "grpo")
+    made.beta = 0.2
+    try:
+        found = trained(made, {**inputs, "ref_per_token_logps": reference}, "grpo")
+    finally:
+        made.beta = 0.0
+    penalty = 0.2 * sequence_mean(k3(logps, reference), mask, ROLLOUTS)
+    added = penalty.detach(), tiny.gradient(penalty, model)
+    assert_close((found[0] - plain[0], found[1] - plain[1]), added)
+
+
 @functools.cache
 def stock() -> Any:
     from trl import GRPOConfig, GRPOTrainer  # type: ignore[attr-defined]
@@ -270,6 +314,72 @@ def test_the_plain_loop_masks_after_the_end_and_scores_as_the_teacher_of_the_tra
         logps = loop().response_logps(teacher, rollouts)
     for row, keep, scored in zip(logps, rollouts.mask, LocalTeacher(teacher).score(prompts, responses), strict=True):
         assert torch.allclose(row[keep], scored, atol=1e-4)
+
+
+def test_the_plain_loop_samples_what_it_scores(tmp_path: Path) -> None:
+    """A model's own generation config may hold what changes the distribution."""
+    model = tiny.model(1)
+    model.generation_config.repetition_penalty = 5.0
+    model.save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    problems = [{"prompt": [{"role": "user", "content": text}]} for text in tiny.PROMPTS]
+    drawn = []
+    for name in (str(tmp_path / "model"), tiny.save(1, tmp_path / "plain")):
+        torch.manual_seed(0)
+        drawn.append(loop().generate(*loop().load(name), problems, 4, 20).ids)
+    assert torch.equal(*drawn)
+
+
+def test_the_plain_loop_trains_as_eq_1_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches, two updates on each, against sequences one by one and AdamW written out here."""
+    module, score = loop(), letters_task.Letters().score
+    student, teacher = tiny.save(1, tmp_path / "student"), tiny.save(2, tmp_path / "teacher")
+    made: list[tuple[Any, Any]] = []
+
+    def keep(model: Any, words: Any, problems: Any, *rest: Any) -> Any:
+        made.append((generate(model, words, problems, *rest), problems))
+        return made[-1][0]
+
+    generate = module.generate
+    monkeypatch.setattr(module, "generate", keep)
+    monkeypatch.setattr(module.KnightsKnaves, "score", lambda self, text, example: score(text, example))
+    sizes = ["--prompts", "2", "--group", "3", "--max-new-tokens", "8", "--people", "2", "--iterations", "2"]
+    options = ["--steps", "2", "--lr", "1e-2", "--alpha", "0.3", "--output", str(tmp_path / "trained")]
+    module.main(["--student", student, "--teacher", teacher, *sizes, *options])
+    assert len(made) == 2
+
+    model, words = module.load(student)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for rollouts, _ in made:
+        width = rollouts.mask.shape[1]
+        rows = [
+            (prompt[real.bool()].tolist(), response[keep].tolist())
+            for prompt, real, response, keep in zip(
+                rollouts.ids[:, :-width], rollouts.attention[:, :-width], rollouts.ids[:, -width:], rollouts.mask,
+                strict=True,
+            )
+        ]  # fmt: skip
+        texts = words.batch_decode(rollouts.ids[:, -width:], skip_special_tokens=True)
+        rewards = torch.tensor([score(text, {}).value for text in texts])
+        advantages = torch.cat([(group - group.mean()) / group.std(correction=0) for group in rewards.split(3)])
+
+        def logps(of: Any, rows: Any = rows) -> list[Tensor]:
+            return [tiny.direct_logps(of, *row) for row in rows]
+
+        with torch.no_grad():
+            old, taught = logps(model), logps(module.load(teacher)[0])
+        for _ in range(2):
+            total = torch.zeros(())
+            for s, before, t, advantage in zip(logps(model), old, taught, advantages, strict=True):
+                ratio = (0.3 * (s - before) + 0.7 * (s - t).clamp(-1, 1)).exp()
+                total = total + torch.min(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage).mean()
+            optimizer.zero_grad()
+            (-total / len(rows)).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+    trained_weights = tiny.weights(module.load(str(tmp_path / "trained"))[0])
+    moved = (tiny.weights(model) - tiny.weights(module.load(student)[0])).norm()
+    assert moved > 0.1 and (trained_weights - tiny.weights(model)).norm() < 0.02 * moved
 
 
 def test_the_plain_loop_runs_and_is_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

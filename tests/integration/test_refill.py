@@ -14,6 +14,7 @@ import torch
 
 import tiny
 from rlad.errors import RladError
+from rlad.objectives import group_advantages
 from rlad.tasks import Score
 from rlad.trainer.groups import Counts
 from rlad.trainer.saving import STATE_FILE
@@ -58,6 +59,16 @@ def run(folder: Path, reward: Reward | None = None, resume: Path | None = None, 
 
 def without_signal(batch: dict[str, Any]) -> int:
     return int((batch["advantages"].view(-1, tiny.GROUP) == 0).all(1).sum())
+
+
+def off(trainer: Any, batch: dict[str, Any]) -> float:
+    """How far a batch's advantages are from those of its own responses' rewards."""
+    texts = trainer.processing_class.batch_decode(batch["completion_ids"], skip_special_tokens=True)
+    prompts = trainer.processing_class.batch_decode(batch["prompt_ids"], skip_special_tokens=True)
+    asked = [next(text for text in tiny.PROMPTS if text in prompt) for prompt in prompts]
+    rewards = Reward()([[{"content": text}] for text in asked], texts)
+    expected = group_advantages(torch.tensor(rewards), tiny.GROUP)
+    return float((expected - batch["advantages"].cpu()).abs().max())
 
 
 def test_every_group_of_the_batch_has_signal_and_the_dropped_are_counted(tmp_path: Path) -> None:
@@ -162,6 +173,7 @@ trainer = test_refill.run(Path(sys.argv[1]), save_strategy="no", per_device_trai
 rank = trainer.accelerator.process_index
 found = dict(flat=[test_refill.without_signal(b) for b in trainer.seen],
              prompts=[b["prompt_ids"].tolist() for b in trainer.seen],
+             off=max(test_refill.off(trainer, b) for b in trainer.seen),
              weights=float(test_refill.tiny.weights(trainer.accelerator.unwrap_model(trainer.model)).double().sum()),
              counts=trainer.refilled.__dict__)
 Path(sys.argv[1], f"rank{{rank}}.json").write_text(json.dumps(found))
@@ -181,5 +193,6 @@ def test_two_processes_fill_their_batches_from_one_stream(tmp_path: Path) -> Non
     one, two = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert set(one["flat"]) == set(two["flat"]) == {0}
     assert one["prompts"] != two["prompts"]
+    assert one["off"] < 1e-6 and two["off"] < 1e-6  # each has the advantages of its own rollouts
     assert one["weights"] == two["weights"] and one["counts"] == two["counts"]
     assert one["counts"]["all_right"] > 0 and one["counts"]["unfilled"] == 0

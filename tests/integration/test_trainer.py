@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import tiny
 from rlad.errors import RladError
-from rlad.objectives import RLAD, OPDThenGRPO
+from rlad.objectives import GRPO, RLAD, OPDThenGRPO
 from rlad.teacher.local import LocalTeacher
 from rlad.trainer.arguments import RLADConfig
 from rlad.trainer.trainer import RLADTrainer
@@ -54,6 +55,77 @@ def test_two_steps_of_every_method_change_the_student_and_log_what_they_did(meth
         assert {name for name in row if name.startswith("rlad/")} == expected
         assert not [name for name in row if name.startswith("clip_ratio/")]
         assert math.isfinite(row["loss"])
+
+
+@pytest.mark.parametrize("method", ["rlad", "kdrl-k2"])
+def test_what_is_logged_is_of_all_tokens_alike(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four micro-batches an update, of different numbers of tokens: each token weighs the same in the means."""
+    seen: list[tuple[Any, Any]] = []
+    log = RLADTrainer._log_terms
+    monkeypatch.setattr(RLADTrainer, "_log_terms", lambda self, *terms: (seen.append(terms), log(self, *terms))[1])
+    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1}
+    trainer = tiny.trainer(tmp_path, METHODS[method], max_completion_length=12, **sizes)
+    trainer.train()
+    assert len({int(signals.mask.sum()) for signals, _ in seen}) > 1
+    (row,) = [row for row in trainer.state.log_history if "loss" in row]
+
+    def mean(of: Any) -> float:
+        return float(torch.cat([of(signals, terms)[signals.mask].float() for signals, terms in seen]).mean())
+
+    expected = {
+        "ratio": mean(lambda signals, terms: terms.log_ratio.exp()),
+        "objective": mean(lambda signals, terms: terms.objective.detach()),
+        "clip_high": mean(lambda signals, terms: terms.clipped_high),
+        "clip_low": mean(lambda signals, terms: terms.clipped_low),
+        "clamped": mean(lambda signals, terms: terms.clamped),
+        "student_minus_teacher": mean(lambda signals, terms: signals.logps.detach() - signals.teacher_logps),
+    }
+    if method == "kdrl-k2":  # beta 0.5 (log S - log T)^2
+        gap = mean(lambda signals, terms: (signals.logps.detach() - signals.teacher_logps) ** 2)
+        expected["penalty"] = 0.1 * 0.5 * gap
+        assert row["rlad/penalty"] > 0
+    for name, value in expected.items():
+        assert row[f"rlad/{name}"] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("changed", "may"),
+    [
+        ({}, True),
+        ({"trim_padding": False}, False),
+        ({"loss_type": "bnpo"}, False),
+        ({"top_entropy_quantile": 0.5}, False),
+        ({"entropy_coef": 0.1}, False),
+        ({"use_adaptive_entropy": True}, False),
+        ({"steps_per_generation": 3, "gradient_accumulation_steps": 2}, False),
+        ({"steps_per_generation": 4, "gradient_accumulation_steps": 2}, True),
+    ],
+)
+def test_rows_are_moved_only_where_the_loss_does_not_see_it(changed: dict[str, Any], may: bool, tmp_path: Path) -> None:
+    sizes = {"per_device_train_batch_size": tiny.GROUP}
+    assert tiny.trainer(tmp_path, "grpo", **(sizes | changed))._may_balance() is may
+
+
+def test_a_routers_balance_is_of_a_whole_micro_batch(tmp_path: Path) -> None:
+    trainer = tiny.trainer(tmp_path, "grpo")
+    trainer.aux_loss_enabled = True
+    assert trainer._may_balance() is False
+
+
+def test_a_teacher_is_asked_wherever_the_rollouts_will_need_it(tmp_path: Path) -> None:
+    """Four micro-batches an update and three a generation: the first generation is used in the first two updates."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Later(GRPO):
+        def at(self, progress: float) -> Any:
+            return GRPO() if progress < 0.25 else RLAD()
+
+    sizes = {"per_device_train_batch_size": tiny.GROUP, "gradient_accumulation_steps": 4, "steps_per_generation": 3}
+    trainer = tiny.trainer(tmp_path, "rlad", max_steps=6, **sizes)
+    trainer.state.max_steps = 6
+    for method, step, asked in ((Later(), 0, False), (Later(), 1, True), (RLAD(), 0, True), (GRPO(), 0, False)):
+        trainer.method, trainer.state.global_step = method, step
+        assert trainer._teacher_is_asked() is asked, (method, step)  # updates 0 and 1, or 1 and 2, of 6
 
 
 def test_the_first_ratio_is_what_the_method_says(tmp_path: Path) -> None:

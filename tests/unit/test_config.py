@@ -185,6 +185,14 @@ def test_grpo_needs_no_teacher() -> None:
         ({"min_p": 0.1}, "min_p: 0.1 is refused: tokens would be drawn from another distribution"),
         ({"generation_kwargs": {"top_p": 0.9}}, "generation_kwargs.top_p: 0.9 is refused"),
         ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams: 4 is refused"),
+        (
+            {"generation_kwargs": {"min_new_tokens": 9}},
+            "generation_kwargs.min_new_tokens: is refused: it is not known to",
+        ),
+        ({"generation_kwargs": {"logit_bias": {1: 2}}}, "generation_kwargs.logit_bias: is refused: it is not known to"),
+        ({"vllm_structured_outputs_regex": "a*"}, "vllm_structured_outputs_regex: a* is refused"),
+        ({"pad_to_multiple_of": 64}, "pad_to_multiple_of: trim_padding cuts it off again"),
+        ({"max_broken_teacher": 1.5}, "max_broken_teacher: must be a share from 0 to 1, not 1.5"),
         ({"generation_kwargs": "{}"}, "generation_kwargs: give a mapping"),
         ({"loss_type": "cispo"}, "loss_type: cispo is refused"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level: sequence is refused"),
@@ -221,9 +229,15 @@ def test_bad_combinations_are_refused(trainer: dict[str, Any], words: str) -> No
 )
 def test_sampling_from_a_part_of_the_distribution_is_warned_about(values: dict[str, Any], names: list[str]) -> None:
     assert recipe(trainer=values).trainer == values
-    found = cautions(values, "trainer.")
+    found = cautions(values, "rlad", "trainer.")
     assert [each.split(":")[0] for each in found] == names
     assert all("drawn from another distribution" in each for each in found)
+
+
+def test_refilling_is_warned_about_where_the_dropped_groups_would_teach() -> None:
+    told = [name for name in METHODS if cautions({"groups": "refill"}, name)]
+    assert told == ["kdrl", "kdrl-mask", "kdrl-annealed", "opd", "opd-then-grpo", "srpo"]  # hdpo is refused
+    assert not [name for name in METHODS if cautions({"groups": "keep"}, name)]
 
 
 def test_one_thing_under_two_names_is_refused() -> None:
@@ -240,6 +254,9 @@ def test_one_thing_under_two_names_is_refused() -> None:
         {"scale_rewards": "none"},
         {"loss_type": "dapo"},
         {"generation_kwargs": {"top_p": 1.0, "renormalize_logits": True}},
+        {"generation_kwargs": {"stop_token_ids": [7]}},
+        {"pad_to_multiple_of": 64, "trim_padding": False},
+        {"max_broken_teacher": 1.0},
         {"top_p": 1},
         # 4 micro-batches of 8 rollouts are generated at once and used up by every update: any step will do.
         {"gradient_accumulation_steps": 4, "save_steps": 7},

@@ -49,6 +49,27 @@ def test_equal_rewards_have_exactly_zero_advantage(reward: float, std: GroupStd)
         assert zero_variance_groups(rewards, size).tolist() == [True]
 
 
+@pytest.mark.parametrize("std", ["population", "sample", "none"])
+def test_equal_sums_of_rewards_that_round_differently_are_equal(std: GroupStd) -> None:
+    """.7, and .3 + .4 in float32: one rounding apart. Over its own deviation that would be an advantage of -sqrt 3."""
+    sums = torch.tensor([0.7, 0.3, 0.3, 0.3]) + torch.tensor([0.0, 0.4, 0.4, 0.4])
+    assert 0 < (sums.max() - sums.min()).item() < 1.2e-7
+    assert group_advantages(sums, 4, std).tolist() == [0] * 4 and zero_variance_groups(sums, 4).tolist() == [True]
+    assert group_advantages(1000 * sums, 4, std).tolist() == [0] * 4
+    tiny = torch.tensor([1e-25, 0.0, 0.0, 0.0])  # whose square is 0 in float32
+    assert group_advantages(tiny, 4, std).tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("base, step", [(0.0, 1e-3), (1.0, 1e-4), (-1000.0, 1.0)])
+def test_rewards_that_differ_by_more_than_rounding_teach(base: float, step: float) -> None:
+    # One of four above the others: sqrt 3 and -1/sqrt 3, however small the step; float32 leaves 3 to 7 digits of it.
+    rewards = base + step * torch.tensor([1.0, 0.0, 0.0, 0.0])
+    third = 1 / math.sqrt(3)
+    found = group_advantages(rewards, 4).tolist()
+    assert found == pytest.approx([math.sqrt(3), -third, -third, -third], rel=1e-2)
+    assert zero_variance_groups(rewards, 4).tolist() == [False]
+
+
 def test_groups_without_signal_have_no_policy_gradient() -> None:
     torch.manual_seed(0)
     rewards = torch.tensor([0.7] * 8 + [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0])

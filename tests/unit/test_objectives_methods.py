@@ -247,14 +247,27 @@ def test_rlad_schedule_moves_alpha() -> None:
     assert alphas("cosine", 0, 1 / 3, 0.5, 1) == near(0.2, 0.4, 0.6, 1.0)
     assert alphas("step", 0, 0.2499, 0.25, 1) == [0.2, 0.2, 1.0, 1.0]
     assert alphas("constant", 0, 0.5, 1) == [0.2, 0.2, 0.2]
-    literal = RLADSchedule(teacher_clip_gradient="anchor").at(0.0)
-    assert literal == RLAD(teacher_clip_gradient="anchor")
+    anchor = RLADSchedule(teacher_clip_gradient="anchor", clip_high=0.4).at(0.0)
+    assert anchor == RLAD(teacher_clip_gradient="anchor", clip_high=0.4)
 
 
 def test_kdrl_annealed_lowers_the_coefficient() -> None:
     # .2 - .198 p at p = 0, .5, 1, in the reward form
     found = [KDRLAnnealed(clip_high=0.4).at(progress) for progress in (0.0, 0.5, 1.0)]
     assert found == [KDRL(coefficient=beta, form="reward", clip_high=0.4) for beta in (0.2, 0.101, 0.002)]
+    step = KDRLAnnealed(shape="step", switch=0.7, clip_low=0.1)
+    assert [step.at(progress) for progress in (0.6, 0.7)] == [
+        KDRL(coefficient=beta, form="reward", clip_low=0.1) for beta in (0.2, 0.002)
+    ]
+
+
+def test_only_the_objective_carries_a_gradient() -> None:
+    for method in (KDRL(coefficient=0.1), RLAD(), OPD()):
+        student = row(-1.0).requires_grad_()
+        signals = token_signals(student, row(-1.2), row(-2.0), torch.ones(1), torch.ones(1, 1))
+        terms = objective_terms(method, signals)
+        found = {name: part.requires_grad for name, part in vars(terms).items() if part is not None}
+        assert [name for name, carries in found.items() if carries] == ["objective"]
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf, 0.5])
@@ -319,6 +332,9 @@ def test_table_and_defaults_are_the_papers() -> None:
     assert dataclasses.asdict(KDRLMask()) == {**clip, "coefficient": 2e-3}
     ends = {"start": 0.2, "end": 0.002, "shape": "linear", "switch": 0.5}
     assert dataclasses.asdict(KDRLAnnealed()) == {**clip, **ends}
+    # Of these two the defaults are ours.
+    assert dataclasses.asdict(HDPO()) == {**clip, "coefficient": 0.05}
+    assert dataclasses.asdict(RLSD()) == {**clip, "mix": 0.5, "width": 0.2}
 
 
 def test_kdrl_refuses_k1_and_k3_as_losses_with_the_reason() -> None:

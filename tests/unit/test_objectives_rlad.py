@@ -242,6 +242,9 @@ def test_clamped_tokens_are_reported() -> None:
     mask = torch.ones(1, 4, dtype=torch.bool)
     signals = token_signals(s, None, teacher, torch.ones(1), mask)
     assert objective_terms(RLAD(), signals).clamped[0].tolist() == [True, False, True, False]
+    assert objective_terms(RLAD(teacher_clip=1.2), signals).clamped[0].tolist() == [False, False, True, False]
+    # A gap of exactly the clamp keeps its whole gradient, and is not clamped: -2 + 3.5.
+    assert objective_terms(RLAD(teacher_clip=1.5), signals).clamped[0].tolist() == [False] * 4
     assert not objective_terms(RLAD(teacher_clip=None), signals).clamped.any()
     assert not objective_terms(GRPO(), signals).clamped.any()
 

@@ -93,6 +93,10 @@ def test_broken_teacher_values_are_counted_where_they_count() -> None:
     assert signals.teacher_logps is not None
     assert signals.teacher_logps[0].tolist() == pytest.approx([-1, -1.5, -1.5, -1.5, -1.5, 1e-6, 0, 0])
     assert token_signals(s, None, None, torch.ones(1), mask).broken_teacher == 0
+    # A percent of a nat above 0 is no rounding; -9999 is how vLLM writes -inf, -3e38 how float32 can.
+    doubtful = torch.tensor([[9e-5, 0.005, -8999.0, -9999.0, -3e38]])
+    signals = token_signals(s[:, :5], None, doubtful, torch.ones(1), torch.ones(1, 5))
+    assert signals.teacher_ok.tolist() == [[True, False, True, False, False]]
 
 
 @pytest.mark.parametrize("method", METHOD_VARIANTS, ids=repr)

@@ -37,7 +37,11 @@ def check(
     print(f"{'recipe':<10}{path}")
     for line in description(checked):
         print(line)
-    for caution in [*cautions(checked.trainer, "trainer."), *_think_caution(checked), *_here(checked)]:
+    for caution in [
+        *cautions(checked.trainer, checked.method["name"], "trainer."),
+        *_think_caution(checked),
+        *_here(checked),
+    ]:
         print(f"caution: {caution}")
     return _report(problems)
 

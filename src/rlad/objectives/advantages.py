@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 GroupStd = Literal["population", "sample", "none"]
+SAME_REWARD = 1e-6
+"""Relative. Equal sums of several rewards can differ by a few float32 roundings (6e-8 each); divided by their own
+standard deviation these would be advantages like any other."""
 
 
 def group_advantages(rewards: Tensor, group_size: int, std: GroupStd = "population") -> Tensor:
@@ -18,7 +21,7 @@ def group_advantages(rewards: Tensor, group_size: int, std: GroupStd = "populati
 
     "population" divides by G under the root (RLAD Eq. 1), "sample" by G - 1 (what TRL does; it also adds 1e-4, which
     we do not), "none" leaves the difference from the mean (Dr. GRPO, arXiv 2503.20783). A group whose rewards are
-    all equal has advantage exactly 0: left to rounding, float32 gives 1e-4 and more in place of 0.
+    all equal (`zero_variance_groups`) has advantage exactly 0: rounding over rounding is anything up to sqrt(G - 1).
 
     Raises ValueError when B is not a multiple of group_size, group_size is below 2, or a reward is not finite.
     """
@@ -39,6 +42,8 @@ def group_advantages(rewards: Tensor, group_size: int, std: GroupStd = "populati
 def zero_variance_groups(rewards: Tensor, group_size: int) -> Tensor:
     """True for each group whose rewards are all equal, so that it teaches nothing: (B // G,) bool.
 
+    Equal means to SAME_REWARD of the largest absolute reward, or to 1e-18, whose square float32 still holds.
+
     Raises ValueError as `group_advantages`.
     """
     if rewards.dim() != 1:
@@ -50,8 +55,9 @@ def zero_variance_groups(rewards: Tensor, group_size: int) -> Tensor:
     if not torch.isfinite(rewards).all():
         rollout = int((~torch.isfinite(rewards)).nonzero()[0])
         raise ValueError(f"the reward of rollout {rollout} is {rewards[rollout].item()}: a reward must be finite")
-    groups = rewards.reshape(-1, group_size)
-    return groups.amax(-1) == groups.amin(-1)
+    groups = rewards.double().reshape(-1, group_size)
+    rounding = SAME_REWARD * groups.abs().amax(-1)
+    return groups.amax(-1) - groups.amin(-1) <= rounding.clamp(min=1e-18)
 
 
 def all_wrong(correct: Tensor, group_size: int) -> Tensor:

@@ -377,14 +377,13 @@ class RLSD(Method):
 
     def advantage(self, signals: TokenSignals) -> Tensor:
         agreement = signals.advantages.sign() * self._distillation_advantage(signals)
-        # Held by its logarithm as well: exp must not overflow.
-        weight = agreement.clamp(max=1.0).exp().clamp(1 - self.width, 1 + self.width)
+        weight = agreement.exp().clamp(1 - self.width, 1 + self.width)
         return signals.advantages * ((1 - self.mix) + self.mix * weight)
 
 
 def _check_coefficient(name: str, value: float) -> None:
     if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} is {value}: give a finite number, at least 0 (KDRL's: 2e-3)")
+        raise ValueError(f"{name} is {value}: give a finite number, at least 0")
 
 
 _TABLE = (GRPO, RLAD, RLADSchedule, KDRL, KDRLMask, KDRLAnnealed, OPD, OPDThenGRPO, SRPO, HDPO, RLSD)

@@ -124,8 +124,8 @@ def rlsd(
 
 
 def broken(teacher: float) -> bool:
-    """NaN, infinite, or above 0 by more than rounding."""
-    return not math.isfinite(teacher) or teacher > 1e-4
+    """NaN, infinite, a sign for -inf, or above 0 by more than rounding."""
+    return not -9000 < teacher <= 1e-4
 
 
 def group_advantages(rewards: Sequence[float], group_size: int, std: str = "population") -> list[float]:
@@ -136,7 +136,7 @@ def group_advantages(rewards: Sequence[float], group_size: int, std: str = "popu
         mean = sum(group) / group_size
         spread = math.sqrt(sum((r - mean) ** 2 for r in group) / (group_size - (std == "sample")))
         for reward in group:
-            if max(group) == min(group):
+            if max(group) - min(group) <= max(1e-6 * max(map(abs, group)), 1e-18):
                 advantages.append(0.0)
             else:
                 advantages.append((reward - mean) / (1.0 if std == "none" else spread))

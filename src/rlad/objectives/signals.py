@@ -13,6 +13,9 @@ from torch import Tensor
 POSITIVE_TOLERANCE = 1e-4
 """Nats. A log-prob cannot exceed 0, but a logit minus its logsumexp, in float32 at logits near 100, can by about
 1e-5. Up to this tolerance such a value is rounding and is used as it is; above it the teacher's value is broken."""
+LOWEST = -9000.0
+"""Nats. Below it stands no log-prob but a sign for -inf (vLLM writes -9999, float32's lowest is -3e38): squared, or as
+an advantage, it would be the whole gradient."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class TokenSignals:
     teacher_logps (B, T) or None: the teacher, pi_T; equal to `logps` (detached) where its value was broken.
     advantages (B, T): the group-relative advantage of each token's rollout.
     mask (B, T) bool: True for the tokens that count. Elsewhere log-probs and advantages are 0.
-    teacher_ok (B, T) bool: False exactly where a token that counts had a broken teacher value.
+    teacher_ok (B, T) bool: False exactly where a token that counts had a broken teacher value, or none.
     ref_logps (B, T) or None: a frozen reference, pi_ref; carried for methods that read it (none of METHODS does).
     correct (B,) bool or None: whether the rollout's answer is right, which no advantage says.
     group_wrong (B,) bool or None: whether every rollout of its group is wrong (`all_wrong`): a batch may hold a part
@@ -43,7 +46,7 @@ class TokenSignals:
 
     @property
     def broken_teacher(self) -> Tensor:
-        """How many tokens that count had a broken teacher value: 0-dim, integer."""
+        """How many tokens that count had a broken teacher value, or none: 0-dim, integer."""
         return (~self.teacher_ok).sum()
 
     @property
@@ -53,8 +56,8 @@ class TokenSignals:
 
 
 def usable_teacher(teacher_logps: Tensor) -> Tensor:
-    """True where a teacher log-prob can be one: finite, and not above 0 by more than POSITIVE_TOLERANCE."""
-    return torch.isfinite(teacher_logps) & (teacher_logps <= POSITIVE_TOLERANCE)
+    """True where a teacher log-prob can be one: above LOWEST, and not above 0 by more than POSITIVE_TOLERANCE."""
+    return (teacher_logps > LOWEST) & (teacher_logps <= POSITIVE_TOLERANCE)
 
 
 def token_signals(
@@ -75,7 +78,8 @@ def token_signals(
     multiplied by 0 later is still a NaN, in the value or in the gradient.
 
     `teacher_ok` (B, T) says which teacher values can be used, where that is known otherwise: a share of a span
-    (`spread_spans`) may be above 0, and is as good as the span's own value. None means `usable_teacher(teacher_logps)`.
+    (`spread_spans`) may be above 0, and is as good as the span's own value; a token may have none. None means
+    `usable_teacher(teacher_logps)`.
 
     `correct` and `group_wrong` are (B,), bool or 0/1.
 
@@ -92,13 +96,12 @@ def token_signals(
 
     student = where_it_counts("logps", logps)
     old = student.detach() if old_logps is None else where_it_counts("old_logps", old_logps.detach())
-    teacher, known_ok = None, teacher_ok
-    teacher_ok = torch.ones_like(counts)
+    teacher, sound = None, torch.ones_like(counts)
     if teacher_logps is not None:
         _check_shape("teacher_logps", teacher_logps, logps)
-        teacher_ok = (usable_teacher(teacher_logps) if known_ok is None else known_ok) | ~counts
+        sound = (usable_teacher(teacher_logps) if teacher_ok is None else teacher_ok) | ~counts
         # The student's own value stands in for a broken one: log S - log T is then 0, and so is a distillation term.
-        usable = torch.where(teacher_ok, teacher_logps.detach(), logps.detach())
+        usable = torch.where(sound, teacher_logps.detach(), logps.detach())
         teacher = where_it_counts("teacher_logps", usable)
     return TokenSignals(
         logps=student,
@@ -106,7 +109,7 @@ def token_signals(
         teacher_logps=teacher,
         advantages=where_it_counts("advantages", _per_token(advantages.detach(), logps)),
         mask=counts,
-        teacher_ok=teacher_ok,
+        teacher_ok=sound,
         ref_logps=None if ref_logps is None else where_it_counts("ref_logps", ref_logps.detach()),
         correct=_of_rollouts("correct", correct, logps),
         group_wrong=_of_rollouts("group_wrong", group_wrong, logps),

@@ -10,8 +10,9 @@ def spread_spans(old_logps: Tensor, span_logps: Tensor, spans: Tensor, mask: Ten
     """T_t = S_old,t + (T_span - S_span) / n, with S_span the sum of S_old over the n tokens of the span: (B, T), nats.
 
     The sum over a span is T_span, and a span of one token gets T_span itself. Where there is no teacher value (a span
-    below 0) T_t = S_old,t: the teacher is silent there. A share can be above 0, where the student's token is
-    all but certain; it is then no log-prob, and only T_span tells whether the teacher's value is broken.
+    below 0) S_old,t stands, which is no value of the teacher: say so to `token_signals` by its teacher_ok. A share can
+    be above 0, where the student's token is all but certain; it is then no log-prob, and only T_span tells whether the
+    teacher's value is broken.
 
     old_logps (B, T): the student that sampled the tokens. span_logps (B, T): T_span, at each token of its span.
     spans (B, T) integer: the index of a token's span within its row, in [0, T), or below 0. mask (B, T): the tokens
@@ -30,5 +31,5 @@ def spread_spans(old_logps: Tensor, span_logps: Tensor, spans: Tensor, mask: Ten
         kept = torch.where(scored, values, 0.0)
         return torch.zeros_like(kept).scatter_add(-1, index, kept).gather(-1, index)
 
-    count = span_sum(torch.ones_like(old)).clamp(min=1)
+    count = span_sum(torch.ones_like(old))
     return torch.where(scored, old + (span_logps.detach().to(old) - span_sum(old)) / count, old)

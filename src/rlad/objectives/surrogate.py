@@ -32,7 +32,7 @@ def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip_low: float, cl
     """
     check_clip(clip_low, clip_high)
     advantages = _per_token(advantages, log_ratio)
-    ratio = _ratio(log_ratio)
+    ratio = held_ratio(log_ratio)
     clipped_ratio = ratio.clamp(1 - clip_low, 1 + clip_high)
     return torch.min(ratio * advantages, clipped_ratio * advantages)
 
@@ -43,7 +43,7 @@ def clip_branches(log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_h
     Arguments as `clipped_surrogate`; two (B, T) bool tensors. A token that is not in either has its full gradient.
     """
     advantages = _per_token(advantages, log_ratio)
-    ratio = _ratio(log_ratio)
+    ratio = held_ratio(log_ratio)
     return (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
 
 
@@ -68,8 +68,8 @@ class ObjectiveTerms:
 def objective_terms(method: Method, signals: TokenSignals) -> ObjectiveTerms:
     """The objective of each token under `method`, and the statistics that explain it.
 
-    For a method with a schedule pass `method.at(progress)`. Raises ValueError when the method needs a teacher and
-    the signals have none, or when a schedule was not resolved.
+    For a method with a schedule pass `method.at(progress)`. Raises ValueError when the method needs a teacher, or
+    which rollouts are right, and the signals do not say; or when a schedule was not resolved.
     """
     log_ratio = method.log_ratio(signals)
     advantage = method.advantage(signals)
@@ -99,7 +99,8 @@ def check_clip(clip_low: float, clip_high: float) -> None:
         raise ValueError(f"clip_high is {clip_high}: choose it above 0; the ratio is held below 1 + clip_high")
 
 
-def _ratio(log_ratio: Tensor) -> Tensor:
+def held_ratio(log_ratio: Tensor) -> Tensor:
+    """rho: (B, T), at most e^MAX_LOG_RATIO."""
     return log_ratio.clamp(max=MAX_LOG_RATIO).exp()
 
 

@@ -61,7 +61,7 @@ class RLADConfig(GRPOConfig):
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "method"}
         if found := conflicts(values, method, has_teacher=True, processes=self.world_size):
             raise RladError("; ".join(found))
-        for caution in cautions(values):
+        for caution in cautions(values, method.name):
             warnings.warn(caution, stacklevel=3)
 
     def _refuse_two_clips(self, given: Any, method: Method) -> None:

@@ -87,7 +87,11 @@ _OBJECTIVE: dict[str, Option] = {
         ("group", "none", True, False),
     ),
     **_works(_CLIP, "epsilon epsilon_high"),
-    **_works("reference KL, added beside the objective; needs use_bias_correction_kl: false", "beta"),
+    **_works(
+        "TRL's k3 of the reference, beside the objective: as a loss its gradient is that of KL(reference, student); "
+        "needs use_bias_correction_kl: false",
+        "beta",
+    ),
     **_works("with beta != 0 it must be false: TRL's ratio is held at 1 here", "use_bias_correction_kl"),
     **_works(
         "a teacher in this process is scored at it too; a served one scores at 1 whatever is asked, and is refused "
@@ -95,7 +99,11 @@ _OBJECTIVE: dict[str, Option] = {
         "temperature",
     ),
     **_works("masks the whole per-token objective, a distillation term too", "top_entropy_quantile"),
-    **_works("truncated responses leave the objective and its denominator", "mask_truncated_completions"),
+    **_works(
+        "truncated responses leave the objective, and the denominator of bnpo and dapo; that of grpo and dr_grpo "
+        "counts rollouts, these too",
+        "mask_truncated_completions",
+    ),
     **_works(
         "entropy bonus beside the objective (Skywork-OR1's adaptive entropy)",
         "entropy_coef use_adaptive_entropy entropy_coef_min entropy_coef_max entropy_coef_delta entropy_target",
@@ -133,8 +141,10 @@ _ROLLOUTS: dict[str, Option] = {
     **_works(f"warned about when set: {_OTHER_DISTRIBUTION}", "top_p top_k"),
     **_refused(_OTHER_DISTRIBUTION, 1.0, fields="repetition_penalty"),
     **_refused(_OTHER_DISTRIBUTION, None, 0.0, fields="min_p"),
-    **_passes("except for keys that change what is sampled, which are refused", "generation_kwargs"),
-    **_passes("generation by transformers", "cache_implementation pad_to_multiple_of ds3_gather_for_generation"),
+    **_refused(_OTHER_DISTRIBUTION, None, fields="vllm_structured_outputs_regex"),
+    **_passes("keys that leave the sampled distribution alone; others are refused", "generation_kwargs"),
+    **_passes("generation by transformers", "cache_implementation ds3_gather_for_generation"),
+    **_passes("trim_padding cuts it off again: it needs trim_padding: false", "pad_to_multiple_of"),
     **_passes("the same text reaches student and teacher", "chat_template_kwargs"),
     **_passes("only with tools, which a recipe cannot name", "max_tool_calling_iterations"),
     **_passes(
@@ -143,7 +153,7 @@ _ROLLOUTS: dict[str, Option] = {
     ),
     **_passes(
         "generation by vLLM, which must be installed; evaluations go through it too",
-        "use_vllm vllm_mode vllm_model_impl vllm_enable_sleep_mode vllm_structured_outputs_regex vllm_server_base_url "
+        "use_vllm vllm_mode vllm_model_impl vllm_enable_sleep_mode vllm_server_base_url "
         "vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port vllm_gpu_memory_utilization "
         "vllm_max_model_length vllm_tensor_parallel_size",
     ),
@@ -265,6 +275,15 @@ _SAMPLING_KWARGS: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0, 0.0),
     "frequency_penalty": (0, 0.0),
 }
+# Those that leave the distribution alone, of transformers and of vLLM: how it is computed, what else is returned, where
+# a response ends.
+_OTHER_KWARGS = frozenset(
+    "renormalize_logits use_cache cache_config cache_implementation prefill_chunk_size disable_compile compile_config "
+    "seed stop stop_strings stop_token_ids include_stop_str_in_output detokenize skip_special_tokens "
+    "spaces_between_special_tokens".split()
+)
+# Methods whose teacher teaches in a group of equal rewards too, though not in all of them.
+_TEACH_WITHOUT_REWARD = ("opd", "opd-then-grpo", "kdrl", "kdrl-annealed", "kdrl-mask", "srpo")
 
 
 def refusals(values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -282,19 +301,35 @@ def refusals(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     if isinstance(extra, str):
         problems.append(f"{prefix}generation_kwargs: give a mapping, not a text, so that it can be checked")
     for name, value in extra.items() if isinstance(extra, Mapping) else ():
-        if name in _SAMPLING_KWARGS and value not in _SAMPLING_KWARGS[name]:
-            problems.append(f"{prefix}generation_kwargs.{name}: {_yaml(value)} is refused: {_OTHER_DISTRIBUTION}")
+        where = f"{prefix}generation_kwargs.{name}"
+        if name in _SAMPLING_KWARGS:
+            if value not in _SAMPLING_KWARGS[name]:
+                problems.append(f"{where}: {_yaml(value)} is refused: {_OTHER_DISTRIBUTION}")
+        elif name not in _OTHER_KWARGS:
+            problems.append(
+                f"{where}: is refused: it is not known to leave the sampled distribution alone. Allowed: "
+                f"{', '.join(sorted(_OTHER_KWARGS))}"
+            )
     return problems
 
 
-def cautions(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """One sentence for each of `values` that is allowed and rarely meant. prefix: as in `refusals`."""
+def cautions(values: Mapping[str, Any], method: str, prefix: str = "") -> list[str]:
+    """One sentence for each of `values` that is allowed and rarely meant.
+
+    method: its name. prefix: as in `refusals`.
+    """
     cut = (("top_p", (1, 1.0)), ("top_k", (0, None)))
-    return [
+    found = [
         f"{prefix}{name}: {_yaml(values[name])}: {_OTHER_DISTRIBUTION}"
         for name, plain in cut
         if name in values and values[name] not in plain
     ]
+    if values.get("groups") == "refill" and method in _TEACH_WITHOUT_REWARD:
+        found.append(
+            f"{prefix}groups: refill drops groups of equal rewards, and {method} learns from its teacher in those too: "
+            "keep leaves them in"
+        )
+    return found
 
 
 def _yaml(value: Any) -> str:

@@ -124,6 +124,13 @@ def _own_conflicts(values: Mapping[str, Any], prefix: str) -> list[str]:
             f"{prefix}record_every must be at least 0 (0 records nothing) and {prefix}record_groups at least 1, not "
             f"{values['record_every']} and {values['record_groups']}"
         )
+    if not 0 <= values.get("max_broken_teacher", 0) <= 1:  # NaN is not either
+        problems.append(f"{prefix}max_broken_teacher: must be a share from 0 to 1, not {values['max_broken_teacher']}")
+    if values.get("trim_padding") and isinstance(values.get("pad_to_multiple_of"), int):  # not TRL's "auto"
+        problems.append(
+            f"{prefix}pad_to_multiple_of: trim_padding cuts it off again: set {prefix}trim_padding=false, or leave it "
+            "out"
+        )
     if values["save_total_limit"] == 1 and values["save_strategy"] != "no":
         problems.append(
             f"{prefix}save_total_limit: 1 would remove the last checkpoint before the next is whole: keep at least 2"

@@ -9,6 +9,7 @@ through its own denominator, accumulation, entropy bonus and distributed reducti
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from rlad.objectives import (
     zero_variance_groups,
 )
 from rlad.objectives.signals import usable_teacher
+from rlad.objectives.surrogate import held_ratio
 from rlad.teacher import Teacher
 from rlad.teacher.spans import SpansTeacher
 from rlad.trainer.arguments import RLADConfig, make_method
@@ -108,6 +110,7 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
         self._scores: list[Any] | None = None
         self.refilled = Counts()
         self._signals_batch: dict[str, Any] | None = None
+        self._sums: dict[str, dict[str, tuple[float, float]]] = {}  # by mode and metric: (sum, tokens)
         self._broken_teacher, self._scored_tokens, self._zero_variance = 0, 0, 0
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         self.recorder = make_recorder(self)
@@ -177,8 +180,9 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
 
     def _teacher_is_asked(self) -> bool:
         """Whether any method in force before the next rollouts needs it: a schedule may be done with its teacher."""
-        # One more than a generation's updates: an update may begin in the middle of a generation.
-        updates = self.args.steps_per_generation * self.num_iterations // self.args.gradient_accumulation_steps + 1
+        # All that the micro-batches of a generation can lie in: the first may be the last of its update.
+        used, update = self.args.steps_per_generation * self.num_iterations, self.args.gradient_accumulation_steps
+        updates = math.ceil((used - 1) / update) + 1
         return any(self._method_after(ahead).needs_teacher for ahead in range(updates))
 
     def _method_after(self, updates: int) -> Method:
@@ -217,10 +221,9 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
     def _add_teacher(self, batch: dict[str, Any], inputs: list[Any]) -> None:
         assert self.teacher is not None
         logps, spans = teacher_scores(self.teacher, batch, inputs)
-        mask = batch["completion_mask"].bool().cpu()
-        signals = token_signals(torch.zeros_like(logps), None, logps, torch.zeros(len(logps)), mask)
-        silent = (mask & (spans < 0)).sum()
-        counts = torch.stack([signals.broken_teacher, signals.token_count, silent]).to(self.accelerator.device)
+        mask = self._counting(batch).bool().cpu()
+        parts = (mask & ~usable_teacher(logps), mask, mask & (spans < 0))
+        counts = torch.stack([part.sum() for part in parts]).to(self.accelerator.device)
         broken, tokens, unaligned = (int(x) for x in self.accelerator.reduce(counts, reduction="sum"))
         self._broken_teacher, self._scored_tokens = self._broken_teacher + broken, self._scored_tokens + tokens
         self._metric("broken_teacher", broken / max(tokens, 1))
@@ -284,13 +287,12 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
 
     def _put_objective(self, batch: dict[str, Any], logps: Tensor) -> Tensor:
         """Store the objective where TRL's loss will read its advantages. Returns the log-probs, 0 where masked."""
-        mask = batch["completion_mask"]
-        if "tool_mask" in batch:
-            mask = mask * batch["tool_mask"]
+        mask = self._counting(batch)
         old, teacher, usable = batch.get("old_per_token_logps"), batch.get("teacher_logps"), None
         if teacher is not None and "teacher_spans" in batch:
-            usable = usable_teacher(teacher)
-            teacher = spread_spans(logps if old is None else old, teacher, batch["teacher_spans"], mask)
+            spans = batch["teacher_spans"]
+            usable = usable_teacher(teacher) & (spans >= 0)
+            teacher = spread_spans(logps if old is None else old, teacher, spans, mask)
         right = {name: batch.get(name) for name in ("correct", "group_wrong")}
         signals = token_signals(logps, old, teacher, batch["advantages"], mask, teacher_ok=usable, **right)
         method = self._method_after(0)
@@ -300,12 +302,18 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
         batch[SEEN] = signals, terms, method
         return signals.logps
 
+    @staticmethod
+    def _counting(batch: dict[str, Any]) -> Tensor:
+        """(B, T): 1 at the tokens that the student wrote, and not its padding or a tool."""
+        mask: Tensor = batch["completion_mask"]
+        return mask * batch["tool_mask"] if "tool_mask" in batch else mask
+
     @torch.no_grad()
     def _log_terms(self, signals: Any, terms: Any) -> None:
-        """Means over the tokens that count, of all processes."""
+        """Sums over the tokens that count, of all processes, until they are logged."""
         mask = signals.mask
         parts = {
-            "ratio": terms.log_ratio.exp(),
+            "ratio": held_ratio(terms.log_ratio),
             "log_ratio_abs": terms.log_ratio.abs(),
             "clip_low": terms.clipped_low,
             "clip_high": terms.clipped_high,
@@ -318,15 +326,23 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
             parts["penalty"] = terms.penalty
         sums = torch.stack([mask.sum().float(), *((part.float() * mask).sum() for part in parts.values())])
         count, *totals = self.accelerator.reduce(sums, reduction="sum").tolist()
+        kept = self._sums.setdefault(self._mode(), {})
         for name, total in zip(parts, totals, strict=True):
-            self._metric(name, total / max(count, 1.0))
+            before, tokens = kept.get(name, (0.0, 0.0))
+            kept[name] = (before + total, tokens + count)
+
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
 
     def _metric(self, name: str, value: float) -> None:
-        self._metrics["train" if self.model.training else "eval"][f"rlad/{name}"].append(value)
+        self._metrics[self._mode()][f"rlad/{name}"].append(value)
 
     # --- what is logged, and what a checkpoint keeps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # Over all tokens at once: micro-batches hold different numbers of them, on purpose where lengths are balanced.
+        for name, (total, tokens) in self._sums.pop(self._mode(), {}).items():
+            self._metric(name, total / max(tokens, 1.0))
         # TRL's own clip_ratio/* are of its ratio, which is 1 here: always 0, and misleading. Ours are rlad/clip_*.
         for metrics in self._metrics.values():
             for name in [name for name in metrics if name.startswith("clip_ratio/")]:
