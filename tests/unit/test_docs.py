@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from rlad.cli.main import app
 from rlad.trainer.config import Recipe
 from rlad.trainer.options import markdown
 
@@ -27,9 +29,20 @@ def recipes_in(path: Path) -> list[dict[str, Any]]:
 
 
 def commands_in(path: Path) -> list[list[str]]:
-    """Lines of code that train or check a packaged recipe."""
-    lines = re.findall(r"^(?: {4,}|\$ )?(rlad (?:train|check) .*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in lines]
+    """Lines of code that call rlad, after a pipe, an assignment or a launcher too; a backslash joins lines."""
+    text = re.sub(r"\\\n\s*", " ", path.read_text(encoding="utf-8"))
+    code = re.findall(r"^(?: {4,}|\$ )(\S.*)$", text, re.MULTILINE)
+    code += [
+        line
+        for block in re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        for line in block.split("\n")
+    ]
+    called = [
+        each
+        for line in code
+        if (each := re.search(r"(?:^|\| )(?:[A-Z_]+=\S+ )*(?:accelerate launch .*-m )?(rlad [a-z].*)$", line))
+    ]
+    return [shlex.split(each[1].split(" < ")[0].split(" > ")[0].replace("...", ""), comments=True) for each in called]
 
 
 RECIPES = [(path, recipe) for path in DOCUMENTS for recipe in recipes_in(path)]
@@ -46,6 +59,19 @@ def test_recipes_in_the_documentation_pass(path: Path, data: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(("path", "words"), COMMANDS, ids=[" ".join(words[1:]) for _, words in COMMANDS])
+def test_commands_in_the_documentation_parse(path: Path, words: list[str]) -> None:
+    """By the command line's own parser, which runs nothing: options, their values, and what must be given."""
+    command: Any = typer.main.get_command(app)
+    rest = words[1:]
+    while hasattr(command, "commands"):
+        command, rest = command.commands[rest[0]], rest[1:]
+    command.make_context(words[1], rest)
+
+
+TRAINED = [(path, words) for path, words in COMMANDS if words[1] in ("train", "check")]
+
+
+@pytest.mark.parametrize(("path", "words"), TRAINED, ids=[" ".join(words[1:]) for _, words in TRAINED])
 def test_commands_in_the_documentation_name_recipes_and_keys_that_exist(
     path: Path, words: list[str], tmp_path: Path
 ) -> None:
