@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 import letters_task
 import tiny
 from letters_task import same_weights
 from rlad.errors import RladError
-from rlad.evaluation.run import Evaluation
+from rlad.evaluation.run import Evaluation, evaluate
 from rlad.trainer.config import Recipe, RecipeError
 from rlad.trainer.run import train
 from rlad.trainer.validate import read_history
@@ -73,10 +73,17 @@ def test_the_best_is_kept_named_and_evaluated(base: str, tmp_path: Path) -> None
     assert json.loads((run / "summary.json").read_text())["evaluated_step"] == best["step"]
     assert any(f"the best validation was at step {best['step']}" in line for line in lines)
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
-    # The evaluation is of that model: at step 0 it is the one before training, over again.
-    if best["step"] == 0:
-        before, after = (Evaluation.load(run / f"evaluation-{when}.json") for when in ("before", "after"))
-        assert [p.responses for p in before.problems] == [p.responses for p in after.problems]
+    # The evaluation is of that model: of the one that is kept, and not of the last.
+    after = Evaluation.load(run / "evaluation-after.json")
+    task = letters_task.Letters()
+
+    def answered(folder: Path) -> list[list[str]]:
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        asked = task.evaluation(count=4)
+        found = evaluate(model, tiny.tokenizer(), asked, task, max_new_tokens=tiny.RESPONSE, batch_size=4)
+        return [problem.responses for problem in found.problems]
+
+    assert [problem.responses for problem in after.problems] == answered(run / "best") != answered(run / "model")
 
 
 def test_a_run_that_ends_before_its_last_step_validates_its_last_model(base: str, tmp_path: Path) -> None:
