@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on_where_it_was(made: Recipe, tmp_path: Path) -
     path = run / "stage-3" / "summary.json"
     summary = json.loads(path.read_text())
     for low, status in ((0.1, 0), (0.0, NOT_BETTER)):
-        summary["gain"][-1]["low"] = low
+        summary["gain"][-1] |= {"low": low, "p_value": 0.01}
         path.write_text(json.dumps(summary))
         asked = made.model_copy(update={"evaluate": made.evaluate.model_copy(update={"require_improvement": True})})
         (run / "recipe.yaml").write_text(asked.to_yaml())

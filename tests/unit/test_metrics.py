@@ -13,6 +13,7 @@ from rlad.evaluation.metrics import (
     accuracy_interval,
     average_interval,
     bootstrap_interval,
+    equal_interval,
     mean_at_k,
     mean_interval,
     paired_difference,
@@ -58,7 +59,9 @@ def test_mean_interval() -> None:
     assert mean_interval([1, 2, 3, 6]) == pytest.approx((3, 3 - half, 3 + half), abs=1e-9)
     # 0, 1: variance 1 / 2, error sqrt(1 / 4) = 1 / 2
     assert mean_interval([0, 1]) == pytest.approx((0.5, 0.5 - T1 / 2, 0.5 + T1 / 2), abs=1e-9)
-    assert mean_interval([2, 2, 2]) == (2, 2, 2)
+    # without spread, rounding aside, nothing is known of other values
+    assert mean_interval([2, 2, 2]) == (2, -math.inf, math.inf)
+    assert mean_interval([0.3, 0.1 + 0.2])[1:] == (-math.inf, math.inf)
     assert mean_interval([4]) == (4, -math.inf, math.inf)
     with pytest.raises(ValueError, match="no values"):
         mean_interval([])
@@ -71,6 +74,7 @@ def test_accuracy_interval() -> None:
     # shares between: the bootstrap's, never outside [0, 1]; one problem says nothing
     assert accuracy_interval([0.25, 0.5, 0.5, 0.75]) == bootstrap_interval([0.25, 0.5, 0.5, 0.75])
     assert accuracy_interval([0.5]) == (0.5, 0.0, 1.0)
+    assert accuracy_interval([0.5] * 6) == equal_interval(0.5, 6, 0.0, 1.0)
     assert accuracy_interval([1, 1, 0.5])[2] == 1.0
 
 
@@ -98,7 +102,7 @@ def test_bootstrap_interval_is_bca_worked_out_by_hand() -> None:
 
 
 def test_bootstrap_intervals_without_spread_and_without_chance() -> None:
-    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
+    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, -math.inf, math.inf)
     assert bootstrap_interval([0.5]) == (0.5, -math.inf, math.inf)
     values = [0.0, 0.25, 0.5, 1.0, 1.0, 0.75]
     assert bootstrap_interval(values) == bootstrap_interval(values)  # its seed is fixed
@@ -162,10 +166,33 @@ def test_paired_difference() -> None:
     # differences 1, 0, 1, 0: mean .5, squares 4 * .25 = 1, error sqrt(1 / 3 / 4) = sqrt(1 / 12)
     half = T3 * math.sqrt(1 / 12)
     assert paired_difference([0, 1, 0, 0], [1, 1, 1, 0]) == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-9)
-    # a difference that is the same on every problem has no error, however much the problems differ
-    assert paired_difference([0.0, 0.5, 0.25], [0.25, 0.75, 0.5]) == pytest.approx((0.25, 0.25, 0.25))
+    # a difference that is the same on every problem: z^2 / (3 + z^2) = .56149 may be others, from -1 to 1
+    others = Z * Z / (3 + Z * Z)
+    expected = (0.25, 0.25 - others * 1.25, 0.25 + others * 0.75)
+    assert paired_difference([0.0, 0.5, 0.25], [0.25, 0.75, 0.5]) == pytest.approx(expected)
+    # two problems that turned say little: 1 - 2 * 3.8415 / 5.8415 < 0; a hundred say much
+    assert paired_difference([0, 0], [1, 1])[1] == pytest.approx(-0.31524, abs=1e-5)
+    assert paired_difference([0] * 100, [1] * 100)[1:] == pytest.approx((1 - 2 * 0.0369935, 1), abs=1e-6)
     with pytest.raises(ValueError, match="the same problems"):
         paired_difference([1], [1, 0])
+
+
+def test_equal_values_have_wilson_s_interval_at_the_limits() -> None:
+    assert equal_interval(1.0, 20, 0.0, 1.0) == pytest.approx((1.0, *wilson_interval(20, 20)))
+    assert equal_interval(0.0, 20, 0.0, 1.0) == pytest.approx((0.0, *wilson_interval(0, 20)))
+
+
+@pytest.mark.parametrize(
+    ("low", "p_value", "said"),
+    # Five problems that all turned: 1 - 2 * 3.8415 / 8.8415 = .131, and p = 2 / 2^5 = .0625.
+    [(0.131, 0.0625, False), (0.1, 0.01, True), (0.1, None, True), (0.0, 0.01, False)],
+)
+def test_a_handful_of_problems_is_no_improvement(low: float, p_value: float | None, said: bool) -> None:
+    from rlad.trainer.session import better
+
+    row = {"low": low} | ({} if p_value is None else {"p_value": p_value})
+    assert better({"gain": [{"low": 0.5, "p_value": 0.9}, row]}) is said
+    assert better({})
 
 
 def test_mean_at_k() -> None:

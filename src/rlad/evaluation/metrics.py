@@ -21,12 +21,16 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """(mean, low, high) of independent values, by Student's t. One value says nothing of its spread: -inf to inf."""
+    """(mean, low, high) of independent values, by Student's t.
+
+    One value says nothing of its spread, and neither do several that are equal: -inf to inf. No width would claim that
+    no other value is possible.
+    """
     n = len(values)
     if n == 0:
         raise ValueError("the mean of no values is not defined")
     mean = math.fsum(values) / n
-    if n == 1:
+    if _equal(values):
         return mean, -math.inf, math.inf
     from scipy import stats
 
@@ -39,10 +43,10 @@ def bootstrap_interval(values: Sequence[float], confidence: float = CONFIDENCE) 
     """(mean, low, high) of independent values, by the bootstrap: BCa (Efron, 1987; scipy.stats.bootstrap), 9,999
     resamples from a fixed seed, so that the same values give the same interval.
 
-    Values that are all equal leave nothing to resample, and get no width; one value says nothing: -inf to inf.
+    Values that are all equal leave nothing to resample, and say as little of their spread as one alone: -inf to inf.
     """
     mean, low, high = mean_interval(values, confidence)  # refuses no values
-    if len(values) == 1 or max(values) == min(values):
+    if _equal(values):
         return mean, low, high
     import numpy as np
     from scipy import stats
@@ -63,11 +67,14 @@ def accuracy_interval(accuracies: Sequence[float], confidence: float = CONFIDENC
     """(mean, low, high) of a rate per problem, each in [0, 1]. Problems are what is sampled, not responses.
 
     Wilson's interval where every problem is all right or all wrong (one sample each, say): the bootstrap would give an
-    all-right set of problems no width, and covers less than it claims near 0 and 1. The bootstrap else.
+    all-right set of problems no width, and covers less than it claims near 0 and 1. `equal_interval` for several other
+    rates that are equal. The bootstrap else.
     """
     if all(accuracy in (0, 1) for accuracy in accuracies) and accuracies:
         right = sum(accuracy == 1 for accuracy in accuracies)
         return right / len(accuracies), *wilson_interval(right, len(accuracies), confidence)
+    if len(accuracies) > 1 and _equal(accuracies):
+        return equal_interval(accuracies[0], len(accuracies), 0.0, 1.0, confidence)
     mean, low, high = bootstrap_interval(accuracies, confidence)
     return mean, max(low, 0.0), min(high, 1.0)
 
@@ -89,13 +96,34 @@ def average_interval(groups: Sequence[tuple[float, float, float]]) -> tuple[floa
 def paired_difference(
     before: Sequence[float], after: Sequence[float], confidence: float = CONFIDENCE
 ) -> tuple[float, float, float]:
-    """(difference, low, high) of the mean of after - before over problems; problem i stands at place i of both.
+    """(difference, low, high) of the mean of after - before, rates of problems; problem i stands at place i of both.
 
     Student's t on the differences, which are what is independent: how hard a problem is takes no part in the error.
+    Of several differences that are equal, such as problems that all turned from wrong to right, `equal_interval`.
     """
     if len(before) != len(after):
         raise ValueError(f"before has {len(before)} problems and after {len(after)}: they must be the same problems")
-    return mean_interval([b - a for a, b in zip(before, after, strict=True)], confidence)
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    if len(differences) > 1 and _equal(differences) and abs(differences[0]) <= 1:
+        return equal_interval(differences[0], len(differences), -1.0, 1.0, confidence)
+    return mean_interval(differences, confidence)
+
+
+def equal_interval(
+    value: float, count: int, lowest: float, highest: float, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """(mean, low, high) of `count` independent values that all are `value`, from a range that is known.
+
+    They show no spread, but no more than Wilson's upper limit for 0 of `count` may be other values, and those may lie
+    anywhere from `lowest` to `highest`.
+    """
+    others = wilson_interval(0, count, confidence)[1]
+    return value, value - others * (value - lowest), value + others * (highest - value)
+
+
+def _equal(values: Sequence[float]) -> bool:
+    """Whether the values show no spread, rounding aside."""
+    return max(values) - min(values) <= 1e-12 * max(1.0, *map(abs, values))
 
 
 def sign_flip_p_value(differences: Sequence[float]) -> float:

@@ -56,9 +56,13 @@ class Trained:
 
 
 def better(summary: Mapping[str, Any]) -> bool:
-    """Whether the interval of the accuracy gained in a run's summary is above 0; True where nothing was evaluated."""
+    """Whether the accuracy gained in a run's summary is more than chance: its interval is above 0, and p below 0.05
+    where it is known (of a few problems the interval alone promises too much). True where nothing was evaluated."""
     gain = summary.get("gain")
-    return not gain or bool(gain[-1]["low"] > 0)
+    if not gain:
+        return True
+    p_value = gain[-1].get("p_value")
+    return bool(gain[-1]["low"] > 0 and (p_value is None or p_value < 0.05))
 
 
 def exit_status(recipe: Any, better: bool, say: Callable[[str], None]) -> int:
