@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 import letters_task
@@ -17,7 +18,8 @@ from rlad.errors import RladError
 from rlad.evaluation.run import Evaluation, evaluate
 from rlad.trainer.config import Recipe, RecipeError
 from rlad.trainer.run import train
-from rlad.trainer.validate import read_history
+from rlad.trainer.sections import GenerationSpec
+from rlad.trainer.validate import evaluated, read_history
 
 VALIDATE = {"every": 2, "puzzles": 4, "samples": 2, "batch_size": 8, "metric": "reward"}
 
@@ -178,3 +180,18 @@ def test_what_the_data_has_to_say_is_said(base: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr("letters_task.Letters.report", lambda self: ["a row was left out"], raising=False)
     lines = quietly(recipe(base, tmp_path / "run", None))
     assert "data: a row was left out" in lines
+
+
+def test_before_is_evaluated_in_the_precision_of_training(tmp_path: Path) -> None:
+    """Before training and after it, with a learning rate of 0: accelerate's autocast begins with training alone."""
+    made = tiny.trainer(tmp_path, "grpo", learning_rate=0.0, max_steps=1, bf16=True)
+    task, precisions = letters_task.Letters(), []
+    made.model.lm_head.register_forward_hook(lambda *args: precisions.append(args[2].dtype))
+    spec = GenerationSpec(puzzles=4, batch_size=4)
+
+    def answers() -> Any:
+        return [each.responses for each in evaluated(made, task, task.evaluation(count=4), spec, 0).problems]
+
+    before, dtypes = answers(), set(precisions)
+    made.train()
+    assert answers() == before and dtypes == {torch.bfloat16}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +144,8 @@ def evaluated(trainer: Any, task: Task, examples: list[Any], spec: Any, seed: in
     from rlad.trainer.engine import engine_backend
 
     student = trainer.accelerator.unwrap_model(trainer.model) if model is None else model
-    with _on_device(student, trainer.accelerator.device), trainer.accelerator.autocast():
+    backend = engine_backend(trainer) if model is None else None
+    with nullcontext() if backend is not None else _as_in_training(student, trainer.accelerator):
         return evaluate(
             student,
             trainer.processing_class,
@@ -157,20 +158,25 @@ def evaluated(trainer: Any, task: Task, examples: list[Any], spec: Any, seed: in
             seed=seed,
             batch_size=spec.batch_size,
             chat_template_kwargs=trainer.args.chat_template_kwargs,
-            backend=engine_backend(trainer) if model is None else None,
+            backend=backend,
         )
 
 
 @contextmanager
-def _on_device(model: Any, device: Any) -> Iterator[None]:
-    """While it lasts the model is on the device. Under DeepSpeed and FSDP transformers leaves a student on the CPU
-    until it trains; it goes back there, because they place it themselves."""
+def _as_in_training(model: Any, accelerator: Any) -> Iterator[None]:
+    """While it lasts the model computes in the precision of training, where training does.
+
+    accelerate wraps a student's forward in autocast when training begins: without it "before" would be more exact than
+    "after". Under DeepSpeed and FSDP transformers leaves a student on the CPU until it trains; it goes back there,
+    because they place it themselves.
+    """
     before = model.device
-    moved = before.type == "cpu" and device.type != "cpu"
+    moved = before.type == "cpu" and accelerator.device.type != "cpu"
     if moved:
-        model.to(device)
+        model.to(accelerator.device)
     try:
-        yield
+        with accelerator.autocast():
+            yield
     finally:
         if moved:
             model.to(before)
