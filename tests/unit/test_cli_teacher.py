@@ -98,7 +98,7 @@ def test_without_vllm_the_command_is_printed_and_how_to_install_it(
     assert main(["teacher", "serve", "org/name"]) == 2
     out, err = capsys.readouterr()
     assert out.startswith("vllm serve org/name ") and out.count("\n") == 1
-    assert err.startswith("error: vllm is not installed here") and "pip install 'rlad[vllm]'" in err
+    assert err.startswith("error: vllm is not installed here") and "pip install 'trl[vllm]'" in err
 
 
 @pytest.mark.parametrize(

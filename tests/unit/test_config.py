@@ -185,10 +185,7 @@ def test_grpo_needs_no_teacher() -> None:
         ({"min_p": 0.1}, "min_p: 0.1 is refused: tokens would be drawn from another distribution"),
         ({"generation_kwargs": {"top_p": 0.9}}, "generation_kwargs.top_p: 0.9 is refused"),
         ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams: 4 is refused"),
-        (
-            {"generation_kwargs": {"min_new_tokens": 9}},
-            "generation_kwargs.min_new_tokens: is refused: it is not known to",
-        ),
+        ({"generation_kwargs": {"min_length": 9}}, "generation_kwargs.min_length: is refused: it is not known to"),
         ({"generation_kwargs": {"logit_bias": {1: 2}}}, "generation_kwargs.logit_bias: is refused: it is not known to"),
         ({"vllm_structured_outputs_regex": "a*"}, "vllm_structured_outputs_regex: a* is refused"),
         ({"pad_to_multiple_of": 64}, "pad_to_multiple_of: trim_padding cuts it off again"),
@@ -232,6 +229,13 @@ def test_sampling_from_a_part_of_the_distribution_is_warned_about(values: dict[s
     found = cautions(values, "rlad", "trainer.")
     assert [each.split(":")[0] for each in found] == names
     assert all("drawn from another distribution" in each for each in found)
+
+
+def test_a_least_length_is_for_timings() -> None:
+    trainer = {"generation_kwargs": {"min_new_tokens": 128}}
+    assert recipe(trainer=trainer).trainer == trainer
+    (found,) = cautions(trainer, "rlad", "trainer.")
+    assert found.startswith("trainer.generation_kwargs.min_new_tokens: 128: no response ends before")
 
 
 def test_refilling_is_warned_about_where_the_dropped_groups_would_teach() -> None:

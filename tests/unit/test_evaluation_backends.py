@@ -117,7 +117,7 @@ def test_vllm_that_is_not_there_or_does_not_start(
     with pytest.raises(RladError, match=r"vLLM cannot load .*: utilization must be below 1"):
         VLLMBackend(ModelName(model), {"gpu_memory_utilization": 2}).prepare(1, 1)
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(RladError, match=r"pip install 'rlad\[vllm\]', or choose --backend transformers"):
+    with pytest.raises(RladError, match=r"pip install 'trl\[vllm\]', or choose --backend transformers"):
         VLLMBackend(ModelName(model))
 
 

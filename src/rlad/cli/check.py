@@ -80,7 +80,7 @@ def _here(recipe: Recipe) -> list[str]:
             "trainer.bf16=false"
         )
     if recipe.trainer.get("use_vllm") and find_spec("vllm") is None:
-        found.append("trainer.use_vllm: vLLM is not installed here (pip install 'rlad[vllm]')")
+        found.append("trainer.use_vllm: vLLM is not installed here (pip install 'trl[vllm]')")
     return found
 
 

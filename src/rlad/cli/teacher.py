@@ -14,7 +14,7 @@ from rlad.errors import RladError
 teacher = typer.Typer(name="teacher", rich_markup_mode=None, add_completion=False)
 
 MISSING = (
-    "vllm is not installed here: the command above is for where it is, or install it with pip install 'rlad[vllm]' "
+    "vllm is not installed here: the command above is for where it is, or install it with pip install 'trl[vllm]' "
     "(a GPU; in an environment of its own where the versions do not go together)"
 )
 

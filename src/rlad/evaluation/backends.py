@@ -17,7 +17,7 @@ PATIENCE = (3_600.0, 4, 1.0)  # seconds for one response, tries after the first,
 
 
 class VLLMBackend:
-    """A model in vLLM (`pip install rlad[vllm]`), in this process.
+    """A model in vLLM (`pip install trl[vllm]`), in this process.
 
     engine: more arguments of vllm.LLM, such as {"tensor_parallel_size": 2}. Each response is a request with a seed of
     its own; a prefix that requests share is computed once.
@@ -28,7 +28,7 @@ class VLLMBackend:
             vllm = importlib.import_module("vllm")
         except ImportError as error:
             raise RladError(
-                f"vLLM cannot be imported ({error}): pip install 'rlad[vllm]', or choose --backend transformers"
+                f"vLLM cannot be imported ({error}): pip install 'trl[vllm]', or choose --backend transformers"
             ) from None
         self._vllm, self._model, self._engine = vllm, model, dict(engine or {})
         self._llm: Any = None

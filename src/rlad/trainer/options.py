@@ -282,6 +282,8 @@ _OTHER_KWARGS = frozenset(
     "seed stop stop_strings stop_token_ids include_stop_str_in_output detokenize skip_special_tokens "
     "spaces_between_special_tokens".split()
 )
+# Those that forbid a response to end before so many tokens, which timings want: allowed, and warned about.
+_LONGER = ("min_new_tokens", "min_tokens")
 # Methods whose teacher teaches in a group of equal rewards too, though not in all of them.
 _TEACH_WITHOUT_REWARD = ("opd", "opd-then-grpo", "kdrl", "kdrl-annealed", "kdrl-mask", "srpo")
 
@@ -305,10 +307,10 @@ def refusals(values: Mapping[str, Any], prefix: str = "") -> list[str]:
         if name in _SAMPLING_KWARGS:
             if value not in _SAMPLING_KWARGS[name]:
                 problems.append(f"{where}: {_yaml(value)} is refused: {_OTHER_DISTRIBUTION}")
-        elif name not in _OTHER_KWARGS:
+        elif name not in _OTHER_KWARGS and name not in _LONGER:
             problems.append(
                 f"{where}: is refused: it is not known to leave the sampled distribution alone. Allowed: "
-                f"{', '.join(sorted(_OTHER_KWARGS))}"
+                f"{', '.join(sorted({*_OTHER_KWARGS, *_LONGER}))}"
             )
     return problems
 
@@ -323,6 +325,13 @@ def cautions(values: Mapping[str, Any], method: str, prefix: str = "") -> list[s
         f"{prefix}{name}: {_yaml(values[name])}: {_OTHER_DISTRIBUTION}"
         for name, plain in cut
         if name in values and values[name] not in plain
+    ]
+    extra = values.get("generation_kwargs")
+    found += [
+        f"{prefix}generation_kwargs.{name}: {extra[name]}: no response ends before, but the log-probabilities are of "
+        "those that may: it is for timings"
+        for name in _LONGER
+        if isinstance(extra, Mapping) and extra.get(name)
     ]
     if values.get("groups") == "refill" and method in _TEACH_WITHOUT_REWARD:
         found.append(

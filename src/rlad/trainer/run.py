@@ -35,7 +35,7 @@ def train(
 ) -> int:
     """Train as the recipe says and write everything below recipe.output. Returns the exit status.
 
-    0: done. 1: `evaluate.require_improvement` and the paired 95 % interval of the accuracy gained is not above 0.
+    0: done. 1: `evaluate.require_improvement` and the accuracy gained is not more than chance (session.better).
     130: stopped by Ctrl-C at a checkpoint; `resume` goes on from there to the same weights.
     callbacks: further transformers.TrainerCallback.
     Raises RladError for what can be known to fail before the first step, and when there is nothing to resume.

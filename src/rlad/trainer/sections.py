@@ -168,7 +168,8 @@ class GenerationSpec(Section):
 class EvaluateSpec(GenerationSpec):
     """Evaluation before and after training.
 
-    require_improvement: exit with status 1 when the paired 95 % interval of the accuracy gained is not above 0.
+    require_improvement: exit with status 1 when the accuracy gained is not more than chance
+    (rlad.trainer.session.better).
     """
 
     split: Literal["test", "validation"] = "test"

@@ -69,7 +69,7 @@ def exit_status(recipe: Any, better: bool, say: Callable[[str], None]) -> int:
     """The exit status of a finished run."""
     if recipe.evaluate is None or not recipe.evaluate.require_improvement or better:
         return 0
-    say("not better: the 95 % interval of the accuracy gained is not above 0")
+    say("not better: the 95 % interval of the accuracy gained is not above 0, or p is not below 0.05")
     return NOT_BETTER
 
 
