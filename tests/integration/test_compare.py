@@ -254,7 +254,68 @@ def test_a_finished_run_whose_result_is_missing_is_not_run_again(folder: Path) -
     other = study(folder, cells=CELLS[:1], seeds=[1], set={"trainer.save_strategy": "no", "trainer.save_steps": 400})
     (cell,) = missing(other, Results("results", "mine"))[1]
     assert run_job(make_job(cell, Results("results", "mine"), "runs", ""), lines.append) == 0
-    assert "held an earlier run" in lines[1] and len(list((folder / "runs" / "mine").glob("grpo-seed1.*"))) == 1
+    aside = [path for path in (folder / "runs" / "mine").glob("grpo-seed1.*") if path.is_dir()]
+    assert "held an earlier run" in lines[1] and len(aside) == 1
+
+
+def test_a_cell_whose_study_was_edited_does_not_take_the_folder_of_the_one_that_runs(folder: Path) -> None:
+    first = study(folder, cells=CELLS[:1], seeds=[1])
+    (cell,) = missing(first, Results("results", "mine"))[1]
+    job = make_job(cell, Results("results", "mine"), "runs", "")
+    edited = study(folder, cells=CELLS[:1], seeds=[1], set={"trainer.learning_rate": 1e-2})
+    (other,) = missing(edited, Results("results", "mine"))[1]
+    errors: list[str] = []
+
+    def say(line: str) -> None:
+        if line.strip().startswith("1/2"):
+            with pytest.raises(RladError) as error:
+                run_job(make_job(other, Results("results", "mine"), "runs", ""), lambda line: None)
+            errors.append(str(error.value))
+
+    assert run_job(job, say) == 0
+    assert len(errors) == 1 and errors[0].startswith(f"{job.folder}: a cell of this name and another recipe is running")
+    assert [path.name for path in Path(job.folder).parent.iterdir() if path.is_dir()] == ["grpo-seed1"]
+    assert read_cell(Path(job.result)).data["recipe"] == cell.recipe
+    assert json.loads(Path(f"{job.folder}.job.json").read_text())["cell"]["recipe"] == cell.recipe
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_evaluation_of_problems_that_have_changed_is_made_again(
+    killed: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task's data is edited where it lies: between two cells of a seed, or while a run waits at its checkpoint."""
+    made = study(folder, cells=[CELLS[0], {"name": "rlad"}], seeds=[1])
+    first, second = (
+        make_job(c, Results("results", "mine"), "runs", "") for c in missing(made, Results("results", "mine"))[1]
+    )
+
+    def say(line: str) -> None:
+        if killed and line.strip().startswith("2/2"):
+            raise KeyboardInterrupt
+
+    if killed:
+        second = first
+        with pytest.raises(KeyboardInterrupt):
+            run_job(first, say)
+    else:
+        assert run_job(first, say) == 0
+    monkeypatch.setattr("letters_task.TEXTS", ("Dave", "Is Eve a knave", "Who?", "Eve says that Dave is a knight."))
+    lines: list[str] = []
+    assert run_job(second, lines.append) == 0
+    assert any("not of the problems that the task has now" in line for line in lines)
+    found = read_cell(Path(second.result))
+    assert found.accuracy("before") is not None and [row["step"] for row in found.curve] == [1, 2]
+    assert any("going on from" in line for line in lines) is killed
+
+
+def test_the_commit_is_that_of_the_beginning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = iter(["a" * 40, "b" * 40])
+    monkeypatch.setattr("rlad.trainer.environment.source_commit", lambda: next(commits))
+    made = study(folder, cells=[{"name": "teacher", "kind": "evaluate", "set": {"model": str(folder / "teacher")}}])
+    job = make_job(missing(made, Results("results", "mine"))[1][0], Results("results", "mine"), "runs", "")
+    assert run_job(job, lambda line: None) == 0
+    found = read_cell(Path(job.result)).data
+    assert (found["commit"], found["commit_at_end"]) == ("a" * 40, "b" * 40)
 
 
 def test_two_studies_run_a_cell_of_both_once(folder: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from rlad.compare.cells import Results, read_cell, seconds_of_steps, write_cell
-from rlad.compare.run import chosen_row, missing
+from rlad.compare.run import chosen_row, missing, selected, waiting
 from rlad.compare.study import Cell, Study, differences, evaluated_by, shown
 from rlad.errors import RladError
+from rlad.files import whole_file
 
 RECIPE = {
     "model": "embedded:student", "teacher": "embedded:teacher", "task": {"name": "knights_knaves", "people": [2]},
@@ -280,10 +281,14 @@ def test_a_file_that_is_no_cell_is_named(tmp_path: Path) -> None:
     broken: list[dict[str, Any]] = [
         {"curve": [{"accuracy": 0.5}]}, {"curve": {"step": [1, 2], "accuracy": [0.5]}}, {"gain": [{"difficulty": "2"}]},
         {"problems": {**right, "after": [1, 2]}}, {"problems": {**right, "after": [1]}}, {"problems": {"samples": 1}},
-        {"recipe": "seed"}, {"recipe": ["seed"]}, {"recipe": {}},
+        {"recipe": "seed"}, {"recipe": ["seed"]}, {"recipe": {}}, {"recipe": {"seed": "x"}},
+        {"gain": [{"difficulty": "2", "after": 0.5, "before": "x"}]}, {"gain": [{"difficulty": 2, "after": 0.5}]},
+        {"curve": {"step": [1], "accuracy": ["0.5"]}}, {"curve": {"step": [None]}}, {"commit": 3}, {"seconds": "x"},
+        {"problems": {"digest": "x", "samples": 1}}, {"problems": {"digest": "x", "samples": 1, "before": [1]}},
+        {"problems": {**right, "before": [], "after": []}}, {"problems": {**right, "after": [0.5, 1]}},
     ]  # fmt: skip
     words = [json.dumps({"recipe": {"seed": 1}} | each) for each in broken]
-    for content in ("{", "[]", "{}", '{"recipe": {"seed": 1}, "version": 99}', *words):
+    for content in ("{", "[]", "{}", "[" * 100_000, '{"recipe": {"seed": 1}, "version": 99}', *words):
         results.path(cell).parent.mkdir(parents=True, exist_ok=True)
         results.path(cell).write_text(content)
         with pytest.raises(RladError, match="is not a finished cell"):
@@ -302,6 +307,48 @@ def test_a_cell_of_options_that_are_gone_is_named_and_another_study_passes_it_ov
     ):
         results.find(cell)
     assert Results(tmp_path / "results", "other").find(cell) is None
+
+
+def test_a_file_that_python_cannot_read_is_in_no_other_study_s_way(tmp_path: Path) -> None:
+    made, results = study(tmp_path), Results(tmp_path / "results", "mine")
+    for name, content in (("whole", "[" * 100_000), ("recipe", '{"recipe": {"seed": 1, "model": ' + "[" * 900)):
+        path = tmp_path / "results" / "other" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "]" * content.count("[") + "}" * content.count("{"))
+    assert results.find(cells_of(made, "grpo")[0]) is None
+
+
+def test_a_name_that_is_part_of_another_selects_its_row_alone(tmp_path: Path) -> None:
+    kdrl = {"name": "kdrl", "set": {"method": "kdrl"}}
+    cells = [kdrl, {**kdrl, "name": "kdrl as its paper has it", "sweep": CELLS[2]["sweep"]}]
+    made = study(tmp_path, cells=cells)
+    assert [row.label for row in selected(made, "kdrl")] == ["kdrl"]
+    assert [row.label for row in selected(made, "kd")] == ["kdrl", "kdrl as its paper has it"]
+    results = Results(tmp_path / "results", "mine")
+    trials, found = missing(made, results, only="kdrl")
+    assert not trials and [cell.seed for cell in found] == [1, 2]
+    assert (
+        waiting(made, results) == 2 and waiting(made, results, seeds=[2]) == 1 and waiting(made, results, "kdrl") == 0
+    )
+    (trial, _), row = made.trials(made.rows[1]), made.rows[1].label
+    assert trial.row == row and selected(made, trial.row) == [made.rows[1]]
+
+
+def test_a_trial_s_name_is_one_that_a_file_can_have(tmp_path: Path) -> None:
+    chat = {"trainer.chat_template_kwargs": [{"system": "x" * 300}, {"system": "y" * 300}]}
+    made = study(tmp_path, cells=[{"name": "long", "sweep": chat}])
+    names = [trial.slug for trial in made.trials(made.rows[0])]
+    assert len(set(names)) == 2
+    for name in names:
+        with whole_file(tmp_path / f"{name}.job.json"):
+            pass
+
+
+def test_a_grid_of_the_study_is_of_all_cells_with_its_recipe(tmp_path: Path) -> None:
+    teacher = {"name": "teacher", "kind": "evaluate", "once": True, "set": {"model": "embedded:teacher"}}
+    other = {"name": "other", "recipe": str(tmp_path / "recipe.yaml")}
+    made = study(tmp_path, cells=[teacher, other], grid={"evaluate.puzzles": [10, 20]})
+    assert [row.label for row in made.rows] == ["teacher puzzles=10", "teacher puzzles=20", "other"]
 
 
 def test_seconds_of_training_are_those_of_the_steps() -> None:

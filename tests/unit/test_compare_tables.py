@@ -58,6 +58,26 @@ def test_the_student_counts_once_a_seed() -> None:
     assert numbers.accuracy_rows(groups)[0]["seeds"] == 2
 
 
+def test_students_and_questions_are_not_mixed() -> None:
+    """Of a grid over models or evaluations each is a row of its own, in Pass@k too."""
+
+    def asked(seed: int, model: str, split: str, before: float) -> Finished:
+        recipe = {"seed": seed, "model": {"path": model}, "task": "t", "evaluate": {"split": split}}
+        return cell(seed, 0.5, before=before, right=[1], samples=2, recipe=recipe)
+
+    groups = [
+        group("a", asked(1, "small", "test", 0.1), asked(2, "small", "test", 0.3)),
+        group("b", asked(1, "large", "test", 0.8)),
+        group("c", asked(1, "large", "validation", 0.9)),
+    ]
+    rows = [row for row in numbers.accuracy_rows(groups) if row["label"].startswith(BEFORE)]
+    names = [f"{BEFORE} model.path={model} evaluate.split={split}"
+             for model, split in (("small", "test"), ("large", "test"), ("large", "validation"))]  # fmt: skip
+    assert [row["label"] for row in rows] == names
+    assert [(row["seeds"], row["accuracy"][0]) for row in rows] == [(2, pytest.approx(0.2)), (1, 0.8), (1, 0.9)]
+    assert [row["label"] for row in numbers.pass_rows(groups)][:3] == names
+
+
 def test_an_evaluated_model_has_no_before() -> None:
     rows = numbers.accuracy_rows([group("teacher", cell(1, 0.9, before=None), wanted=1)])
     assert [row["label"] for row in rows] == ["teacher"] and rows[0]["gain"] is None
@@ -86,7 +106,31 @@ def test_cells_that_do_not_know_their_problems_pair_by_seed_alone() -> None:
     assert row["by_problem"] is None and row["p_value"] is None and row["by_seed"][0] == pytest.approx(0.1)
     other = cell(1, 0.5, right=[1])
     other.data["problems"]["digest"] = "others"  # type: ignore[index]
-    assert numbers.paired_rows([group("a", cell(1, 0.4, right=[0])), group("b", other)], "a")[0]["by_problem"] is None
+    base = group("a", cell(1, 0.4, right=[0]))
+    assert numbers.paired_rows([base, group("b", other)], "a")[0]["by_problem"] is None
+
+
+def test_accuracies_on_other_problems_are_not_subtracted() -> None:
+    def of(seed: int, digest: str) -> Finished:
+        made = cell(seed, 0.5, right=[0, 1])
+        made.data["problems"]["digest"] = digest  # type: ignore[index]
+        return made
+
+    base = group("grpo", of(1, "x"), of(2, "x"))
+    some, none = group("some", of(1, "x"), of(2, "y")), group("none", of(1, "y"), of(2, "y"))
+    rows = numbers.paired_rows([base, some, none], "grpo")
+    assert [(row["seeds"], row["apart"], row["by_seed"] is None) for row in rows] == [(1, 1, False), (0, 2, True)]
+    text = tables.markdown([base, some, none], "grpo")
+    assert "| none | 0 | - | - | - | - | - | - |" in text and "| some | 1 | +0.0 |" in text
+    assert "evaluated on other problems than grpo: some (1), none (2)." in text
+    # Cells that do not know their problems: by what their recipes say of them.
+    recipes = [{"seed": 1, "task": "t", "evaluate": {"split": split}} for split in ("test", "validation")]
+    one, two = (group(f"g{i}", cell(1, 0.5, recipe=recipe)) for i, recipe in enumerate(recipes))
+    assert numbers.paired_rows([one, two], "g0")[0]["by_seed"] is None
+
+
+def test_a_bar_does_not_break_a_table() -> None:
+    assert tables.table(["a|b"], [["x|y\nz"]]).splitlines() == ["| a\\|b |", "| --- |", "| x\\|y z |"]
 
 
 def test_holm() -> None:
@@ -123,8 +167,9 @@ def test_training_accuracy_is_of_the_second_half_of_the_steps() -> None:
     rlad, sft = numbers.paired_rows([base, ours, none], "grpo")
     assert rlad["training"] == pytest.approx((0.3, 0.3 - T1 * 0.1, 0.3 + T1 * 0.1)) and sft["training"] is None
     text = tables.markdown([base, ours, none], "grpo")
-    assert "| rlad | 2 | +0.0 (+0.0 to +0.0) | +30.0 (-97.1 to +157.1) |" in text  # nothing is known of problems
-    assert "| 30.0 % (30.0 % to 30.0 %) |" in text
+    # Nothing is known of problems, and equal seeds have no interval.
+    assert "| rlad | 2 | +0.0 | +30.0 (-97.1 to +157.1) |" in text
+    assert "| grpo | 2 of 3 | 50.0 % | - | +25.0 | 30.0 % |" in text
 
 
 def test_seconds_by_part_leave_the_first_generation_out() -> None:
@@ -203,7 +248,8 @@ def test_a_seed_whose_student_was_measured_twice_is_known() -> None:
     assert numbers.measured_twice(other) == []
     # The student's row and its Pass@k are of the same cells: of those that know their problems where there are any.
     knows = group("b", cell(1, 0.5, before=0.32, right=[1]))
-    assert [each.accuracy("before") for each in numbers.students([one[0], knows])] == [0.32, 0.25]
+    ((label, cells),) = numbers.students([one[0], knows])
+    assert label == BEFORE and [each.accuracy("before") for each in cells] == [0.32, 0.25]
 
 
 def test_problems_are_paired_of_the_seeds_that_know_them() -> None:
@@ -228,7 +274,7 @@ def test_the_markdown_says_n_and_what_is_missing() -> None:
     # grpo .5, .6, .7: half width T2 * .1 / sqrt 3 = .248
     assert "| grpo | 3 | 60.0 % | 35.2 % to 84.8 % | +35.0 (+10.2 to +59.8) |" in text
     assert "| rlad | 2 of 3 | 65.0 % |" in text and "kdrl" not in text
-    assert "Minus grpo, in points" in text and "| rlad | 2 | +10.0 (+10.0 to +10.0) | - | 4 | +25.0 " in text
+    assert "Minus grpo, in points" in text and "| rlad | 2 | +10.0 | - | 4 | +25.0 " in text
     widths = {line.count("|") for line in text.split("\n\n")[1].splitlines()}
     assert len(widths) == 1
 

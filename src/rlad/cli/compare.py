@@ -16,7 +16,9 @@ def compare(
     threads: Annotated[int, typer.Option(min=1, help="Threads of each cell.")] = 1,
     results: Annotated[str, typer.Option(metavar="DIR", help="Where finished cells are kept.")] = "results",
     runs: Annotated[str, typer.Option(metavar="DIR", help="Where runs are kept.")] = "runs",
-    only: Annotated[str, typer.Option(metavar="TEXT", help="Run only cells with this in their name.")] = "",
+    only: Annotated[
+        str, typer.Option(metavar="TEXT", help="Run only the row of this name, or those with it in theirs.")
+    ] = "",
     seed: Annotated[list[int] | None, typer.Option(help="Run only this seed of the study; may be repeated.")] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Print what is missing, and run nothing.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Write the tables of what is there, and run nothing.")] = False,
@@ -25,7 +27,7 @@ def compare(
     """Compare methods: run what is missing of a study, then write its tables and charts."""
     from rlad.compare.cells import Results
     from rlad.compare.report import gather, report
-    from rlad.compare.run import Options, missing, run_study
+    from rlad.compare.run import Options, missing, run_study, waiting
     from rlad.compare.study import Study
 
     seeds = tuple(seed or ())
@@ -35,7 +37,10 @@ def compare(
         left = [cell for cells in missing(loaded, found, only, seeds) for cell in cells]
         for cell in left:
             print(f"{cell.label}, seed {cell.seed}")
-        if not left:  # not among the cells' names
+        # Not among the cells' names:
+        if behind := waiting(loaded, found, only, seeds):
+            print(f"and {behind} cells of rows whose sweep is not finished", file=sys.stderr)
+        elif not left:
             print("nothing is missing", file=sys.stderr)
         return 0
     status = 0

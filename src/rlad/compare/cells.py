@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,23 +92,41 @@ def read_cell(path: Path) -> Finished:
             raise ValueError("it has no recipe with a seed")
         found = Finished(path, data)
         _check_shape(found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RladError(f"{path} is not a finished cell ({type(error).__name__}: {error}): move it away") from None
     return found
 
 
 def _check_shape(cell: Finished) -> None:
     """What tables and charts read must be there, or be missing as a whole. Raises what it stumbles over."""
-    if any("step" not in row for row in cell.curve):
-        raise ValueError("a row of the curve has no step")
+    _check_types("seed of the recipe", [cell.data["recipe"]["seed"]], (int,))
+    for name, kinds in (("commit", (str,)), ("commit_at_end", (str,)), ("seconds", (int, float))):
+        _check_types(name, [cell.data.get(name)], (*kinds, type(None)))
+    for row in cell.curve:
+        _check_types("step of the curve", [row.get("step")], (int,))
+        _check_types("row of the curve", row.values(), (int, float, type(None)))
     for row in cell.data.get("gain") or []:
-        float(row["after"]), str(row["difficulty"])
+        _check_types("difficulty", [row["difficulty"]], (str,))
+        _check_types("accuracy after", [row["after"]], (int, float))
+        _check_types("accuracy before", [row.get("before")], (int, float, type(None)))
     if (problems := cell.problems) is not None:
-        counts = [problems[when] for when in ("before", "after") if when in problems]
-        if problems["samples"] < 1 or any(not 0 <= n <= problems["samples"] for each in counts for n in each):
-            raise ValueError("more are right than there are samples")
-        if len({len(each) for each in counts}) != 1 or not isinstance(problems["digest"], str):
-            raise ValueError("the problems before and after are not the same")
+        _check_problems(problems)
+
+
+def _check_problems(problems: Mapping[str, Any]) -> None:
+    counts = [problems[when] for when in ("before", "after") if when in problems or when == "after"]
+    _check_types("digest of the problems", [problems["digest"]], (str,))
+    _check_types("number of right samples", [problems["samples"], *(n for each in counts for n in each)], (int,))
+    if problems["samples"] < 1 or any(not 0 <= n <= problems["samples"] for each in counts for n in each):
+        raise ValueError("more are right than there are samples")
+    if len({len(each) for each in counts}) != 1 or not counts[0]:
+        raise ValueError("the problems before and after are not the same, or there is none")
+
+
+def _check_types(what: str, values: Iterable[Any], kinds: tuple[type, ...]) -> None:
+    for value in values:
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"{what}: {value!r} is not {' or '.join(kind.__name__ for kind in kinds)}")
 
 
 def write_cell(path: Path, data: Mapping[str, Any]) -> None:
@@ -149,7 +167,7 @@ class Results:
             found = read_cell(path)
             try:
                 theirs = found.identity
-            except RladError as error:
+            except (RladError, RecursionError) as error:
                 raise RladError(f"{path} has a recipe that this version does not read: {error}: move it away") from None
             changed = differences(cell.identity, theirs)
             if changed:
@@ -180,7 +198,10 @@ class Results:
             try:
                 found = read_cell(path)
                 _ = found.identity
-            except RladError:  # of a version whose recipes say other things: not ours to use, and not in the way
+            except (
+                RladError,
+                RecursionError,
+            ):  # of a version whose recipes say other things: not ours to use, and not in the way
                 continue
             yield found
 

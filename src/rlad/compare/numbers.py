@@ -79,11 +79,10 @@ def training_accuracy(cell: Finished) -> float | None:
 
 
 def accuracy_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """One row a group, and first the student before training: the mean over seeds of the accuracy on all problems and
-    of each difficulty, as (mean, low, high), n seeds; the gain over the student's own accuracy before, seed by seed;
-    training: of `training_accuracy`."""
-    student = _before(groups)
-    rows = [] if student is None else [student]
+    """One row a group, and first the students before training (`students`): the mean over seeds of the accuracy on all
+    problems and of each difficulty, as (mean, low, high), n seeds; the gain over the student's own accuracy before,
+    seed by seed; training: of `training_accuracy`."""
+    rows = [_before(label, cells) for label, cells in students(groups)]
     for group in groups:
         after = group.values("after")
         if not after:
@@ -107,15 +106,31 @@ def accuracy_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return rows
 
 
-def students(groups: Sequence[Group]) -> list[Finished]:
-    """A cell a seed that knows the student before training: every cell of a seed begins with the same one."""
-    by_seed: dict[int, Finished] = {}
+def students(groups: Sequence[Group]) -> list[tuple[str, list[Finished]]]:
+    """(label, a cell a seed) of each student before training; cells that know their problems are preferred.
+
+    All cells of a seed begin with the same one, unless the study varies the model, or what it is asked: then there are
+    several, and each label says by what they differ.
+    """
+    found: dict[str, dict[int, Finished]] = {}
+    asked: dict[str, dict[str, Any]] = {}
     for cell in (cell for group in groups for cell in group.cells):
-        if cell.accuracy("before") is not None:
-            known = by_seed.get(cell.seed)
-            if known is None or (known.problems is None and cell.problems is not None):
-                by_seed[cell.seed] = cell
-    return [by_seed[seed] for seed in sorted(by_seed)]
+        if cell.accuracy("before") is None:
+            continue
+        question = _asked(cell)
+        name = digest(question)
+        asked[name] = _flat(question)
+        by_seed = found.setdefault(name, {})
+        known = by_seed.get(cell.seed)
+        if known is None or (known.problems is None and cell.problems is not None):
+            by_seed[cell.seed] = cell
+    keys = dict.fromkeys(key for each in asked.values() for key in each)
+    varied = [key for key in keys if len({digest(each.get(key)) for each in asked.values()}) > 1]
+    made = []
+    for name, by_seed in found.items():
+        differs = [f"{key}={asked[name][key]}" for key in varied if key in asked[name]]
+        made.append((" ".join([BEFORE, *differs]), [by_seed[seed] for seed in sorted(by_seed)]))
+    return made
 
 
 def measured_twice(groups: Sequence[Group]) -> list[int]:
@@ -124,25 +139,31 @@ def measured_twice(groups: Sequence[Group]) -> list[int]:
     found: dict[tuple[int, str], set[float]] = {}
     for cell in (cell for group in groups for cell in group.cells):
         if (value := cell.accuracy("before")) is not None:
-            found.setdefault((cell.seed, _asked(cell)), set()).add(round(value, 6))
+            found.setdefault((cell.seed, digest(_asked(cell))), set()).add(round(value, 6))
     return sorted({seed for (seed, _), values in found.items() if len(values) > 1})
 
 
-def _asked(cell: Finished) -> str:
-    """Of which student, and what: equal for two cells that must agree on it."""
+def _asked(cell: Finished) -> dict[str, Any]:
+    """Which student, and what, beside the seed: two cells of a seed must agree on it where this is equal."""
     try:
-        return digest(evaluated_by(cell.identity))
+        found = evaluated_by(cell.identity)
     except (RladError, KeyError):  # of a version whose recipes say other things
-        return digest(cell.data["recipe"])
+        found = {key: cell.data["recipe"].get(key) for key in ("model", "task", "evaluate")}
+    return {key: value for key, value in found.items() if key != "seed"}
 
 
-def _before(groups: Sequence[Group]) -> dict[str, Any] | None:
-    cells = students(groups)
-    if not cells:
-        return None
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names in the place of mappings in mappings."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _before(label: str, cells: Sequence[Finished]) -> dict[str, Any]:
     values = [value for cell in cells if (value := cell.accuracy("before")) is not None]
     return {
-        "label": BEFORE,
+        "label": label,
         "seeds": len(cells),
         "wanted": len(cells),
         "accuracy": mean_interval(values),
@@ -159,27 +180,25 @@ def _by_difficulty(cells: Sequence[Finished], when: str) -> dict[str, Interval]:
 
 
 def paired_rows(groups: Sequence[Group], baseline: str) -> list[dict[str, Any]]:
-    """Each group minus the baseline in accuracy, in two pairings.
+    """Each group minus the baseline in accuracy, in two pairings. None where there is nothing to pair.
 
-    seeds: the difference of each seed that both have (Student's t): would another training come out so? training: the
-    same of `training_accuracy`. problems: the difference of each problem, its mean over those of the seeds that know
-    their problems (Student's t, and the sign-flip test, with Holm's correction over the rows): do these models differ
-    on other problems? None where there is nothing to pair.
+    by_seed: the difference of each of `seeds` that both have, evaluated on the same problems (Student's t): would
+    another training come out so? training: the same of `training_accuracy`. by_problem: the difference of each of
+    `problems`, its mean over those `problem_seeds` that know their problems (Student's t, and the sign-flip test, with
+    Holm's correction over the rows): do these models differ on other problems? apart: how many seeds both have, but on
+    other problems.
     """
     base = next(group for group in groups if group.label == baseline)
     rows = []
     for group in groups:
-        pairs = _pairs(base, group)
-        if group.label == baseline or not pairs or group.cells[0].kind == "evaluate":
+        both = _pairs(base, group)
+        if group.label == baseline or not both or group.cells[0].kind == "evaluate":
             continue  # a teacher is no method
-        ours, theirs = ([pair[i].accuracy("after") for pair in pairs] for i in (0, 1))
-        row: dict[str, Any] = {"label": group.name, "seeds": len(pairs), "by_seed": None, "by_problem": None}
-        row["by_seed"] = paired_difference([x or 0.0 for x in ours], [x or 0.0 for x in theirs])
-        row |= {"problems": 0, "problem_seeds": 0, "p_value": None, "p_holm": None, "training": None}
-        training = [(training_accuracy(one), training_accuracy(other)) for one, other in pairs]
-        known = [(one, other) for one, other in training if one is not None and other is not None]
-        if known:
-            row["training"] = paired_difference([one for one, _ in known], [other for _, other in known])
+        pairs = [pair for pair in both if _same_problems(*pair)]
+        row: dict[str, Any] = {"label": group.name, "seeds": len(pairs), "apart": len(both) - len(pairs)}
+        row["by_seed"] = _by_seed([(one.accuracy("after"), other.accuracy("after")) for one, other in pairs])
+        row["training"] = _by_seed([(training_accuracy(one), training_accuracy(other)) for one, other in pairs])
+        row |= {"problems": 0, "problem_seeds": 0, "by_problem": None, "p_value": None, "p_holm": None}
         if alike := _of_one_digest(pairs):
             first, second = (_mean_by_problem([pair[i] for pair in alike]) for i in (0, 1))
             row |= {"problems": len(first), "problem_seeds": len(alike), "by_problem": paired_difference(first, second)}
@@ -195,6 +214,21 @@ def _pairs(base: Group, group: Group) -> list[tuple[Finished, Finished]]:
     """Cells of the same seed that were evaluated."""
     ours = {cell.seed: cell for cell in base.cells if cell.accuracy("after") is not None}
     return [(ours[c.seed], c) for c in group.cells if c.seed in ours and c.accuracy("after") is not None]
+
+
+def _same_problems(one: Finished, other: Finished) -> bool:
+    """Whether two cells were evaluated on the same: by their problems, or by their recipes where one knows none."""
+    if one.problems is not None and other.problems is not None:
+        return bool(one.problems["digest"] == other.problems["digest"])
+    ours, theirs = _asked(one), _asked(other)
+    return all(ours[key] == theirs[key] for key in ("task", "evaluate"))
+
+
+def _by_seed(values: Sequence[tuple[float | None, float | None]]) -> Interval | None:
+    """The mean difference of the pairs that are known. Over seeds nothing bounds what another would bring: no interval
+    where all are equal, unlike of problems."""
+    known = [other - one for one, other in values if one is not None and other is not None]
+    return mean_interval(known) if known else None
 
 
 def _of_one_digest(pairs: Sequence[tuple[Finished, Finished]]) -> list[tuple[Finished, Finished]]:
@@ -227,7 +261,8 @@ def pass_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Pass@k for k = 1, 2, 4, ... and the number of samples, as (mean, low, high) over seeds: of the student, and of
     each group whose cells have more than one sample."""
     rows = []
-    named = [(BEFORE, "before", students(groups))] + [(g.name, "after", list(g.cells)) for g in groups]
+    named = [(label, "before", cells) for label, cells in students(groups)]
+    named += [(group.name, "after", list(group.cells)) for group in groups]
     for label, when, cells in named:
         found = [each for cell in cells if (each := cell.problems) is not None and when in each]
         samples = min((each["samples"] for each in found), default=0)
@@ -274,7 +309,8 @@ def has_clamp(cell: Finished) -> bool:
 
 
 def seconds_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Seconds of a step by part: medians over generations, of the first of which warms up and is left out, and seeds.
+    """Seconds of a step by part: medians over generations and seeds. Each run's first generation warms up, and is left
+    out.
 
     A generation is the steps from one with rollouts to the next: its mean, where num_iterations makes several of them.
     step: (median, lower and upper quartile). forward and backward: what is left of a step. Without the optimiser, which

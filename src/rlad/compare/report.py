@@ -46,10 +46,12 @@ def report(study: Study, results: Results, charts: bool = True) -> str:
         from rlad.compare.charts import draw
 
         pictures = draw(groups, folder / "charts", study.baseline)
-    commits = sorted({_commit(cell.data.get("commit")) for group in groups for cell in group.cells})
+    cells = [cell for group in groups for cell in group.cells]
+    at_end = {_commit(other) for cell in cells if (other := cell.data.get("commit_at_end"))}  # changed meanwhile
+    commits = sorted({_commit(cell.data.get("commit")) for cell in cells} | at_end)
     wanted = sum(group.wanted for group in groups)
     head = [f"# {study.name}", study.spec.about.strip(), f"    rlad compare {study.path}"]
-    trained = [cell for group in groups for cell in group.cells if cell.kind != "evaluate"]
+    trained = [cell for cell in cells if cell.kind != "evaluate"]
     hours = sum(cell.seconds for cell in trained) / 3600
     head.append(
         f"{finished} of {wanted} cells are finished, in {hours:.1f} hours of training, at commits {', '.join(commits)}."
@@ -77,10 +79,9 @@ def gather(study: Study, results: Results) -> tuple[list[Group], list[dict[str, 
     for row in study.rows:
         chosen = chosen_row(study, row, results)
         sweeps += _trials(study, row, chosen, results)
-        seeds = 1 if row.spec.once else len(study.spec.seeds)
         cells = [] if chosen is None else [found for cell in study.cells(chosen) if (found := results.find(cell))]
         point = {} if chosen is None else chosen.chosen or {}
-        groups.append(Group(row.label, cells, seeds, point, row.spec.name, row.grid))
+        groups.append(Group(row.label, cells, len(study.seeds(row)), point, row.spec.name, row.grid))
     return _by_value(groups), sweeps
 
 

@@ -48,6 +48,7 @@ Settings = dict[str, Any]
 Values = dict[str, Annotated[list[Any], Limits(min_length=1)]]
 OURS = ("seed", "output")  # keys of a recipe that a study sets itself
 LONGEST = 150  # letters of a cell's name, which is a file's too
+LONGEST_FILE = 236  # of 255, less what files and temporary ones add (".job.json", ...)
 
 
 class Budget(Section):
@@ -95,7 +96,8 @@ class StudySpec(Section):
 class Cell:
     """One run. label: its row. settings: the dotted overrides that make it. recipe: plain data, checked, no output.
 
-    seconds: where the budget is one of time. trial: part of a sweep.
+    seconds: where the budget is one of time. trial: part of a sweep. row: of a trial, the label of the row that is
+    swept; "" of others, whose label it is.
     """
 
     label: str
@@ -105,6 +107,7 @@ class Cell:
     recipe: Mapping[str, Any]
     seconds: float | None = None
     trial: bool = False
+    row: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -118,8 +121,10 @@ class Cell:
 
     @property
     def slug(self) -> str:
-        """A file name. A trial's says its recipe as well, because all studies share the trials."""
-        return f"{slug(self.label)}-seed{self.seed}" + (f"-{self.digest[:8]}" if self.trial else "")
+        """A file name. A trial's says its recipe as well, because all studies share the trials; its label is as long as
+        its point, and is cut where a file's name would be too long."""
+        end = f"-seed{self.seed}" + (f"-{self.digest[:8]}" if self.trial else "")
+        return slug(self.label)[: LONGEST_FILE - len(end)] + end
 
 
 @dataclass(frozen=True)
@@ -179,18 +184,24 @@ class Study:
     def trials(self, row: Row) -> list[Cell]:
         """The cells of its sweep, one a point; [] where there is none."""
         sweep = self.spec.sweep
-        return [
-            self._cell(row, {**row.settings, **point, **sweep.set}, sweep.seed, f"{row.label} {shown(point)}", True)
-            for point in row.points
-        ]
+        made = []
+        for point in row.points:
+            label = f"{row.label} {shown(point)}"
+            cell = self._cell(row, {**row.settings, **point, **sweep.set}, sweep.seed, label)
+            made.append(replace(cell, trial=True, row=row.label))
+        return made
 
     def cells(self, row: Row) -> list[Cell]:
         """One a seed. The row's point must be chosen."""
         assert row.chosen is not None
-        seeds = self.spec.seeds[:1] if row.spec.once else self.spec.seeds
-        return [self._cell(row, {**row.settings, **row.chosen}, seed, row.label, False) for seed in seeds]
+        settings = {**row.settings, **row.chosen}
+        return [self._cell(row, settings, seed, row.label) for seed in self.seeds(row)]
 
-    def _cell(self, row: Row, settings: Mapping[str, Any], seed: int, label: str, trial: bool) -> Cell:
+    def seeds(self, row: Row) -> list[int]:
+        """Those of the row's cells."""
+        return self.spec.seeds[:1] if row.spec.once else self.spec.seeds
+
+    def _cell(self, row: Row, settings: Mapping[str, Any], seed: int, label: str) -> Cell:
         reference = row.spec.recipe or self.spec.recipe
         seconds = None if row.spec.kind == "evaluate" else self.spec.budget.seconds
         overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
@@ -200,39 +211,48 @@ class Study:
             recipe = _within(self.spec.budget, row.spec.kind, recipe)
         except RladError as error:
             raise RladError(f"{self.path}, {label}: {error}") from None
-        return Cell(label, row.spec.kind, seed, settings, recipe, seconds, trial)
+        return Cell(label, row.spec.kind, seed, settings, recipe, seconds)
 
     def _check(self) -> None:
-        where, budget = self.path, self.spec.budget
-        labels = [row.label for row in self.rows]
-        if self.name == SWEEPS:
-            raise RladError(
-                f"{where}: the folder {SWEEPS} is for the trials of all studies: give the file another name"
-            )
-        if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise RladError(f"{where}: two cells are called {twice[0]!r}: give each its own name")
+        """Raises RladError for the first thing that is wrong."""
+        spec, labels = self.spec, [row.label for row in self.rows]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        budgets = [each for each in (spec.budget.steps, spec.budget.rollouts, spec.budget.seconds) if each is not None]
+        sizes = sorted({len(row.points) for row in self.rows if row.points})
+        wrong = (
+            (
+                self.name == SWEEPS,
+                f"the folder {SWEEPS} is for the trials of all studies: give the file another name",
+            ),
+            (twice, f"two cells are called {(twice or [''])[0]!r}: give each its own name"),
+            (len(set(spec.seeds)) < len(spec.seeds), "seeds: a seed is there twice, and would be counted twice"),
+            (len(budgets) > 1, "budget: give one of steps, rollouts and seconds"),
+            (
+                self.baseline not in labels,
+                f"baseline: there is no cell {self.baseline!r}; cells: {', '.join(labels)}",
+            ),
+            (
+                sizes and sizes[-1] > MOST_POINTS,
+                f"sweep: {(sizes or [0])[-1]} points; a sweep has at most {MOST_POINTS}",
+            ),
+            (
+                len(sizes) > 1,
+                f"sweep: {' and '.join(map(str, sizes))} points: give every cell a sweep of the same size",
+            ),
+            (
+                sizes and spec.sweep.seed in spec.seeds,
+                f"sweep.seed: {spec.sweep.seed} is one of the seeds: give the sweep its own",
+            ),
+        )
+        for found, sentence in wrong:
+            if found:
+                raise RladError(f"{self.path}: {sentence}")
         self._check_names(labels)
-        if len(set(self.spec.seeds)) < len(self.spec.seeds):
-            raise RladError(f"{where}: seeds: a seed is there twice, and would be counted twice")
-        if len([each for each in (budget.steps, budget.rollouts, budget.seconds) if each is not None]) > 1:
-            raise RladError(f"{where}: budget: give one of steps, rollouts and seconds")
-        if self.baseline not in labels:
-            raise RladError(f"{where}: baseline: there is no cell {self.baseline!r}; cells: {', '.join(labels)}")
-        sizes = {len(row.points) for row in self.rows if row.points}
-        if sizes and max(sizes) > MOST_POINTS:
-            raise RladError(f"{where}: sweep: {max(sizes)} points; a sweep has at most {MOST_POINTS}")
-        if len(sizes) > 1:
-            raise RladError(
-                f"{where}: sweep: {' and '.join(map(str, sorted(sizes)))} points: give every cell a sweep of the same "
-                "size"
-            )
-        if self.rows and any(row.points for row in self.rows) and self.spec.sweep.seed in self.spec.seeds:
-            raise RladError(f"{where}: sweep.seed: {self.spec.sweep.seed} is one of the seeds: give the sweep its own")
         for row in self.rows:
             for cell in self.trials(row) if row.chosen is None else self.cells(row):
-                if row.chosen is None and (cell.recipe.get("evaluate") or {}).get("split") != "validation":
+                if cell.trial and (cell.recipe.get("evaluate") or {}).get("split") != "validation":
                     raise RladError(
-                        f"{where}: sweep.set: must set evaluate.split to validation: the test split is not tuned on"
+                        f"{self.path}: sweep.set: must set evaluate.split to validation: the test split is not tuned on"
                     )
 
     def _check_names(self, labels: Sequence[str]) -> None:
@@ -331,7 +351,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
 
 def _rows(spec: StudySpec, cell: CellSpec) -> list[Row]:
     """One for each combination of the grids' values."""
-    grid = {**spec.grid, **cell.grid} if cell.kind == "train" else cell.grid
+    grid = {**spec.grid, **cell.grid} if cell.recipe is None else cell.grid
     points = combinations(cell.sweep) if cell.sweep else []
     return [
         Row(

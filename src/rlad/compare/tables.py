@@ -76,7 +76,8 @@ def _paired_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> str:
     body = []
     for row in rows:
         training = "-" if row["training"] is None else points(row["training"])
-        line = [row["label"], str(row["seeds"]), points(row["by_seed"]), training]
+        by_seed = "-" if row["by_seed"] is None else points(row["by_seed"])
+        line = [row["label"], str(row["seeds"]), by_seed, training]
         if problems and row["by_problem"] is None:
             line += ["-", "-", "-", "-"]
         elif problems:
@@ -85,7 +86,12 @@ def _paired_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> str:
         body.append(line)
     if problems:
         head += ["problems", "by problem", "p", "p, Holm"]
-    return f"Minus {baseline}, in points with their 95 % interval:\n\n" + table(head, body)
+    text = f"Minus {baseline}, in points with their 95 % interval:\n\n" + table(head, body)
+    if apart := [f"{row['label']} ({row['apart']})" for row in rows if row["apart"]]:
+        text += (
+            f"\n\nSeeds left out, because they were evaluated on other problems than {baseline}: {', '.join(apart)}."
+        )
+    return text
 
 
 def _pass_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -117,9 +123,10 @@ def _seconds_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    rule = ["---"] * len(head)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
+    """A table in Markdown. A cell may say anything: what would end it is escaped."""
+    lines = [[" ".join(cell.replace("|", "\\|").split("\n")) for cell in line] for line in (head, *body)]
+    lines.insert(1, ["---"] * len(head))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def percent(share: float) -> str:

@@ -1,4 +1,7 @@
-"""One cell, in a process of its own: `python -m rlad.compare.worker JOB.json`, which `rlad compare` starts."""
+"""One cell, in a process of its own: `python -m rlad.compare.worker PID < JOB.json`, which `rlad compare` starts.
+
+PID: its own, with which the worker ends too.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,20 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rlad.compare.cells import Results, finished_data, write_cell
-from rlad.compare.study import Cell, differences, digest, evaluated_by, normal, rollouts_a_step
+from rlad.compare.study import Cell, differences, digest, evaluated_by, rollouts_a_step
 from rlad.errors import RladError
+from rlad.files import whole_file
 
-BEFORE = "evaluation-before.json"
+BEFORE, AFTER = "evaluation-before.json", "evaluation-after.json"
 INTERRUPTED = 130
 Say = Callable[[str], None]
 
@@ -36,16 +40,20 @@ class Job:
     shared: str
     command: str
 
-    def write(self, path: Path) -> None:
+    def to_json(self) -> str:
         """To be read again in another process."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
-    def read(cls, path: Path) -> Job:
-        """What `write` wrote."""
-        data = json.loads(path.read_text(encoding="utf-8"))
+    def from_json(cls, text: str) -> Job:
+        """What `to_json` made."""
+        data = json.loads(text)
         return cls(**{**data, "cell": Cell(**data["cell"])})
+
+    @property
+    def path(self) -> Path:
+        """Where the job of the last run in the folder is kept, to know whose traces lie beside it."""
+        return Path(f"{self.folder}.job.json")
 
 
 def make_job(cell: Cell, results: Results, runs: str | Path, command: str) -> Job:
@@ -58,15 +66,22 @@ def run_job(job: Job, say: Say) -> int:
     """Run the cell and write its file; does nothing where that is there. Returns 0, or 130 when it was stopped.
 
     Goes on from the run's last checkpoint where there is one. Whoever runs the same cell meanwhile, in this study or
-    another, waits, and takes it over.
+    another, waits, and takes it over. Raises RladError where a cell of another recipe runs in the folder.
     """
+    from rlad.trainer.environment import source_commit
+
+    commit = source_commit()  # now: the source may have moved on when training ends
     folder, result = Path(job.folder), Path(job.result)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(Path(job.shared).with_name("locks") / f"{job.cell.digest}.lock"):
         if Results(result.parents[1], result.parent.name).adopt(job.cell) is not None or result.is_file():
             return 0
-        run = _evaluate if job.cell.kind == "evaluate" else _train
-        data = run(job.cell, folder, Path(job.shared), job.command, say)
+        with _alone(folder):
+            _set_other_aside(job, say)
+            with whole_file(job.path) as file:
+                file.write(job.to_json().encode())
+            run = _evaluate if job.cell.kind == "evaluate" else _train
+            data = run(job, commit, say)
         if data is None:
             return INTERRUPTED
         write_cell(result, data)
@@ -87,36 +102,61 @@ def cell_problems(cell: Cell) -> list[str]:
     return evaluation_problems(recipe) if cell.kind == "evaluate" else found_problems(recipe, here=True)
 
 
-def _train(cell: Cell, folder: Path, shared: Path, command: str, say: Say) -> dict[str, Any] | None:
+def _train(job: Job, commit: str | None, say: Say) -> dict[str, Any] | None:
     """train or sft: the run of a recipe, as `rlad train` and `rlad sft` make it; None when it was stopped."""
     from rlad.report.curve import read_metrics
 
-    known = shared / f"{digest(evaluated_by(cell.recipe))}.json"
-    _set_other_aside(cell, folder, say)
-    if (folder / "summary.json").is_file():
+    cell, folder = job.cell, Path(job.folder)
+    known = Path(job.shared) / f"{digest(evaluated_by(cell.recipe))}.json"
+    asked = None
+    finished = (folder / "summary.json").is_file()
+    if finished:
         say(f"{folder} is finished: only its result was missing")
-    elif _run_recipe(cell, folder, _prepare(folder, known), say) == INTERRUPTED:
-        return None
+    else:
+        recipe = _recipe(cell, folder)
+        asked = _asked(recipe)
+        if _run_recipe(cell, recipe, folder, _prepare(folder, known, asked, say), say) == INTERRUPTED:
+            return None
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    before, after = _loaded(folder / BEFORE), _loaded(folder / "evaluation-after.json")
-    if before is not None and _loaded(known) is None:
-        before.save(known)
-    about = {"seed": cell.seed, "command": command, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    about["rollouts"] = summary["steps"] * rollouts_a_step(cell.kind, cell.recipe)
+    before, after = _loaded(folder / BEFORE), _loaded(folder / AFTER)
+    if not finished:
+        summary = _with_commits(summary, commit)
+        if before is not None and _loaded(known, asked) is None:
+            before.save(known)
+    about = _about(job) | {"rollouts": summary["steps"] * rollouts_a_step(cell.kind, cell.recipe)}
     return finished_data(cell, summary, read_metrics(folder / "metrics.jsonl"), before, after, about)
 
 
-def _run_recipe(cell: Cell, folder: Path, resume: bool, say: Say) -> int:
+def _about(job: Job) -> dict[str, Any]:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"seed": job.cell.seed, "command": job.command, "finished": when}
+
+
+def _with_commits(found: Mapping[str, Any], start: str | None) -> dict[str, Any]:
+    """What is kept of a run, with the commit that it began at; where that of its end is another, with both."""
+    end = found.get("commit")
+    return {**found, "commit": start, "commit_at_end": end} if start and start != end else dict(found)
+
+
+def _recipe(cell: Cell, folder: Path) -> Any:
+    """Of `rlad sft` or `rlad train`."""
     data = {**cell.recipe, "output": str(folder)}
     if cell.kind == "sft":
         from rlad.offline.config import SftRecipe
+
+        return SftRecipe.from_mapping(data)
+    from rlad.trainer.config import Recipe
+
+    return Recipe.from_mapping(data)
+
+
+def _run_recipe(cell: Cell, recipe: Any, folder: Path, resume: bool, say: Say) -> int:
+    if cell.kind == "sft":
         from rlad.offline.sft import train_offline
 
-        return train_offline(SftRecipe.from_mapping(data), resume=resume, emit=say)
-    from rlad.trainer.config import Recipe
+        return train_offline(recipe, resume=resume, emit=say)
     from rlad.trainer.run import train
 
-    recipe = Recipe.from_mapping(data)
     if cell.seconds is None:
         return train(recipe, resume=resume, emit=say)
     from rlad.compare.clock import StopAfter
@@ -124,25 +164,44 @@ def _run_recipe(cell: Cell, folder: Path, resume: bool, say: Say) -> int:
     return train(recipe, resume=resume, emit=say, callbacks=[StopAfter(cell.seconds, folder / "metrics.jsonl")])
 
 
-def _set_other_aside(cell: Cell, folder: Path, say: Say) -> None:
-    """A run of another recipe may stand where this cell's goes: it is kept, under another name."""
+def _set_other_aside(job: Job, say: Say) -> None:
+    """A run of another recipe may stand where this cell's goes: it is kept, under another name, and so are its traces,
+    which no other recipe can go on from. A run that was killed while it made them has no recipe yet, but its job."""
     from rlad.trainer.session import set_aside
 
+    folder = Path(job.folder)
     written = folder / "recipe.yaml"
-    if not written.is_file():
+    if not written.is_file() and not job.path.is_file():
         return
     try:
-        theirs = normal(cell.kind, yaml.safe_load(written.read_text(encoding="utf-8")))
-    except (RladError, yaml.YAMLError, UnicodeDecodeError):
+        earlier = Job.from_json(job.path.read_text(encoding="utf-8")).cell if job.path.is_file() else job.cell
+        if written.is_file():
+            earlier = replace(earlier, recipe=yaml.safe_load(written.read_text(encoding="utf-8")))
+        theirs = earlier.identity
+    except (RladError, yaml.YAMLError, ValueError, KeyError, TypeError):
         theirs = {}
-    if differences(normal(cell.kind, cell.recipe), theirs):
-        set_aside(folder, say)
+    if not differences(job.cell.identity, theirs):
+        return
+    set_aside(folder, say)
+    traces = Path(f"{folder}-traces")  # where a recipe keeps them that does not say
+    if traces.is_dir():
+        aside = traces.with_name(f"{traces.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        traces.rename(aside)
+        say(f"{traces} were made for another recipe: they are now {aside}")
 
 
-def _prepare(folder: Path, known: Path) -> bool:
-    """Whether there is a checkpoint to go on from. Else what a killed run left is taken away, but its evaluation."""
+def _prepare(folder: Path, known: Path, asked: Sequence[str] | None, say: Say) -> bool:
+    """Whether there is a checkpoint to go on from. Else what a killed run left is taken away, but its evaluation.
+
+    asked: the problems that there are now. An evaluation of others is not taken over: the file that they are read from
+    may have changed, and the two evaluations could not be compared when training is over.
+    """
     from rlad.trainer.saving import last_checkpoint
 
+    for path in (folder / BEFORE, folder / AFTER, known):
+        if path.is_file() and _loaded(path, asked) is None:
+            say(f"{path} is not whole, or not of the problems that the task has now: it is made again")
+            path.unlink(missing_ok=True)
     if (folder / "recipe.yaml").is_file() and last_checkpoint(folder / "checkpoints") is not None:
         return True
     if _loaded(known) is None and (found := _loaded(folder / BEFORE)) is not None:
@@ -153,25 +212,40 @@ def _prepare(folder: Path, known: Path) -> bool:
     return False
 
 
-def _loaded(path: Path) -> Any:
-    """The Evaluation in a file; None where there is none, or half of one."""
+def _asked(recipe: Any) -> list[str] | None:
+    """The ids of the problems that the recipe evaluates on, as the task has them now; None where it does not."""
+    from rlad.evaluation.problems import problem_id
+    from rlad.tasks import load_task
+
+    spec = recipe.evaluate
+    if spec is None:
+        return None
+    return [problem_id(each) for each in load_task(recipe.task).evaluation(spec.split, spec.puzzles)]
+
+
+def _loaded(path: Path, asked: Sequence[str] | None = None) -> Any:
+    """The Evaluation in a file; None where there is none, or half of one, or one of other problems than are asked."""
+    from rlad.evaluation.pairs import check_same_problems
     from rlad.evaluation.run import Evaluation
 
     try:
-        return Evaluation.load(path) if path.is_file() else None
+        found = Evaluation.load(path) if path.is_file() else None
+        if found is not None and asked is not None:
+            check_same_problems([problem.problem for problem in found.problems], asked)
     except RladError:
         return None
+    return found
 
 
-def _evaluate(cell: Cell, folder: Path, shared: Path, command: str, say: Say) -> dict[str, Any] | None:
+def _evaluate(job: Job, commit: str | None, say: Say) -> dict[str, Any] | None:
     """The model of the recipe, as it is."""
     from rlad.evaluation.run import evaluate
     from rlad.tasks import load_task
-    from rlad.trainer.config import Recipe
     from rlad.trainer.environment import environment
     from rlad.trainer.session import device_of, load_student
 
-    recipe = Recipe.from_mapping({**cell.recipe, "output": str(folder)})
+    folder = Path(job.folder)
+    recipe = _recipe(job.cell, folder)
     spec, arguments = recipe.evaluate, recipe.all_arguments()
     assert spec is not None
     model, tokenizer = load_student(recipe.model)
@@ -190,11 +264,10 @@ def _evaluate(cell: Cell, folder: Path, shared: Path, command: str, say: Say) ->
         batch_size=spec.batch_size,
         chat_template_kwargs=arguments["chat_template_kwargs"],
     )
-    result.save(folder / "evaluation-after.json")
+    result.save(folder / AFTER)
     say(result.table())
-    about = {"seed": cell.seed, "command": command, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    summary = {"seconds": time.monotonic() - started, **environment()}
-    return finished_data(cell, summary, [], None, result, about)
+    summary = {"seconds": time.monotonic() - started, **_with_commits(environment(), commit)}
+    return finished_data(job.cell, summary, [], None, result, _about(job))
 
 
 @contextmanager
@@ -206,9 +279,23 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _end_with_parent() -> None:
-    """A study that was killed must not leave runs behind that the next one would make twice."""
-    parent = os.getppid()
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Alone in a run's folder, which is that of a label and a seed, whatever their recipe. Raises RladError."""
+    with Path(f"{folder}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RladError(
+                f"{folder}: a cell of this name and another recipe is running there: wait for its end, or give the "
+                "study's file another name"
+            ) from None
+        yield
+
+
+def _end_with_parent(parent: int) -> None:
+    """A study that was killed must not leave runs behind that the next one would make twice: not either where it was
+    killed before this process had come so far."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -220,9 +307,9 @@ def _end_with_parent() -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit status 0: there; 1: failed, with one line why; 130: stopped."""
-    _end_with_parent()
+    _end_with_parent(int(arguments[0]))
     try:
-        return run_job(Job.read(Path(arguments[0])), lambda line: print(line, flush=True))
+        return run_job(Job.from_json(sys.stdin.read()), lambda line: print(line, flush=True))
     except (RladError, OSError) as error:
         print(f"error: {error}", flush=True)
         return 1
