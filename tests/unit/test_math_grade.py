@@ -18,6 +18,7 @@ from rlad.tasks.math.extract import LONGEST, TAIL, Found, last_box, lenient_text
 from rlad.tasks.math.grade import Verdict, gold_texts, grade, grade_all, json_golds
 from rlad.tasks.math.latex import is_prose, key, letter, normalised
 from rlad.tasks.math.pool import Job, Limits, Outcome, close_pools
+from rlad.tasks.math.units import Measure, contradicts, measure
 
 ANSWERS = Path(__file__).parents[1] / "fixtures" / "math_answers.jsonl"
 LIMITS = Limits(seconds=10.0, workers=2)
@@ -213,3 +214,38 @@ def test_only_what_is_needed_goes_to_a_worker(monkeypatch: pytest.MonkeyPatch) -
     (job,) = jobs
     assert job.golds == ("15", "C", "18") and job.answers == (("box", "B"), ("box", "15"))
     assert len(job.tail) == TAIL
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("5 dollars", Measure("5", ("dollar",), True)),
+        (r"\$1,200.50", Measure("1,200.50", ("dollar",), True)),
+        (r"\frac{1}{3} \text{ meters per second}", Measure(r"\frac{1}{3}", ("m", "s"), True)),
+        ("5 m", Measure("5", ("m",), False)),
+        (r"5^\circ", Measure("5", (), True)),
+        ("$5$ apples", Measure("5", (), True)),
+        *[
+            (text, None)
+            for text in ("5", "$5$", "5x", "5 x^2", "5 million", "5 dollars 3", "x = 5", "", "5 " + "a" * 200)
+        ],
+    ],
+)
+def test_a_number_and_what_it_counts(text: str, found: Measure | None) -> None:
+    assert measure(text) == found
+
+
+def test_no_hostile_answer_takes_long_to_measure() -> None:
+    start = time.process_time()
+    for text in (
+        "5" + "a" * 119,
+        "5 " + "a " * 59,
+        "5" + " " * 119,
+        "1," * 60,
+        "5 " + "^2" * 59,
+        "$" * 120,
+        "1" * 10**6,
+    ):
+        measure(text)
+        contradicts(text, text)
+    assert time.process_time() - start < 1

@@ -6,7 +6,9 @@ math-verify's own timeouts, which need SIGALRM, are off: the process has a limit
 from __future__ import annotations
 
 import logging
+import math
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +16,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 
 from rlad.tasks.math.extract import strict_answer
 from rlad.tasks.math.latex import is_prose, key, normalised
+from rlad.tasks.math.units import contradicts, measure
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
@@ -28,20 +31,40 @@ def verdicts(golds: list[str], answers: list[tuple[str, str]], tail: str) -> tup
 
     answers: (how, text), as in `extract.Found`. tail: the end of the response, in which math-verify searches itself.
     """
-    parsed = [gold for text in golds for gold in _gold(text)]
-    keys = {key(gold) for gold in golds} - {""}
-    if any(_equal(text, _answer(how, text), keys, parsed) for how, text in answers):
+    read = [(text, _answer(how, text)) for how, text in answers]
+    if any(_equal(gold, text, parsed, _gold(gold)) for gold in golds for text, parsed in read):
         return True, True
-    decimals = [gold for text in golds if _DECIMAL_COMMA.fullmatch(text) for gold in _parsed(text, _TEXT)]
-    return False, _equal(tail, _tail(tail), keys, parsed + decimals)
+    # What an answer contradicts is not found in the same answer by a search that knows less.
+    left = [gold for gold in golds if not any(contradicts(gold, text) for _, text in answers)]
+    parsed = _tail(tail) if left else []
+    return False, any(_equal(gold, tail, parsed, (*_gold(gold), *_decimal(gold))) for gold in left)
 
 
-def _equal(text: str, parsed: list[Any], keys: set[str], golds: list[Any]) -> bool:
-    if len(text) <= 300 and key(text) in keys:
+def _equal(gold: str, text: str, parsed: list[Any], golds: tuple[Any, ...]) -> bool:
+    if contradicts(gold, text):
+        return False
+    if len(text) <= 300 and key(gold) and key(text) == key(gold):
         return True
     return bool(parsed and golds) and verify(
-        golds, parsed, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=False
+        list(golds),
+        parsed,
+        float_rounding=_places(golds),
+        allow_set_relation_comp=True,
+        timeout_seconds=None,
+        raise_on_error=False,
     )
+
+
+def _places(golds: tuple[Any, ...]) -> int:
+    """To how many decimal places decimals are equal: six, and more where that would leave a gold fewer than three
+    digits."""
+    sizes = []
+    for gold in golds:
+        if getattr(gold, "is_number", False) and gold.count_ops() <= 4:  # as 2 * 10^-7
+            with suppress(TypeError, OverflowError):  # of a complex number, and of one beyond all floats
+                sizes.append(abs(float(gold)))
+    small = min((size for size in sizes if 0 < size < 1), default=1.0)
+    return max(6, 2 - math.floor(math.log10(small)))
 
 
 @lru_cache(maxsize=64)
@@ -49,15 +72,23 @@ def _gold(gold: str) -> tuple[Any, ...]:
     """What math-verify reads in a gold: an answer in LaTeX or plain text, or a solution with the answer in it."""
     if "\\boxed" in gold:
         gold = strict_answer(gold).text or gold
+    measured = measure(gold)
+    alone = _formula(measured.number) if measured and measured.sure else []
     if is_prose(gold):
-        return tuple(_parsed(normalised(gold), _TEXT))
-    return tuple(_formula(gold)) or tuple(_parsed(normalised(gold), _TEXT))
+        return (*alone, *_parsed(normalised(gold), _TEXT))
+    return (*alone, *(_formula(gold) or _parsed(normalised(gold), _TEXT)))
+
+
+def _decimal(gold: str) -> list[Any]:
+    return _parsed(gold, _TEXT) if _DECIMAL_COMMA.fullmatch(gold) else []
 
 
 def _answer(how: str, text: str) -> list[Any]:
+    measured = measure(text)
+    alone = _formula(measured.number) if measured else []
     if how == "box" or not is_prose(text):
-        return _formula(text)
-    return _parsed(f"The answer is {normalised(text)}", _TEXT)
+        return alone + _formula(text)
+    return alone + _parsed(f"The answer is {normalised(text)}", _TEXT)
 
 
 def _tail(tail: str) -> list[Any]:
