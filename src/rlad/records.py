@@ -243,6 +243,8 @@ def _table(kind: str, rows: Sequence[Mapping[str, Any]]) -> Any:
             raise RladError(f"a {kind} record needs {field.name}, and row {values.index(None)} has none")
         if pa.types.is_map(field.type):
             values = [value if value is None else list(value.items()) for value in values]
+        if field.type == _TEXT:
+            values = [_in_utf8(value) for value in values]
         try:
             arrays.append(pa.array(values, type=field.type))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -251,6 +253,11 @@ def _table(kind: str, rows: Sequence[Mapping[str, Any]]) -> Any:
     if kind == "rollout":
         _check_lengths(table)
     return table
+
+
+def _in_utf8(value: Any) -> Any:
+    """A text with "?" for each lone surrogate, which JSON and command lines can hold and Parquet cannot."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and not value.isascii() else value
 
 
 def _check_lengths(table: Any) -> None:

@@ -177,6 +177,27 @@ def answered(folder: Path, *counts: int) -> str:
     return str(folder / "responses.jsonl")
 
 
+def test_a_file_of_responses_that_changed_is_not_given_the_scores_of_what_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*LETTERS, "--responses", answered(tmp_path, 1, 1), "--records", str(tmp_path / "kept")]
+    assert main(command) == main(command) == 0
+    rows = [json.dumps({"index": i, "response": text}) for i, text in enumerate(("abc", "xyz"))]
+    (tmp_path / "responses.jsonl").write_text("\n".join(rows), "utf-8")
+    capsys.readouterr()
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "responses_sha256 was" in err and "begin anew with --restart" in err
+
+
+def test_a_lone_surrogate_in_a_response_costs_no_score(tmp_path: Path) -> None:
+    rows = [r'{"index": 0, "response": "abc\ud800"}', r'{"index": 1, "response": "abc"}']
+    (tmp_path / "responses.jsonl").write_text("\n".join(rows), "utf-8")
+    kept = str(tmp_path / "kept")
+    assert main([*LETTERS, "--responses", str(tmp_path / "responses.jsonl"), "--records", kept]) == 0
+    assert [row["response"] for row in read_rows(kept, "response", ["response"])] == ["abc?", "abc"]
+
+
 def test_other_problems_are_found_before_anything_is_loaded_or_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

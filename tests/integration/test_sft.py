@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from safetensors.torch import load_file
 import tiny
 from rlad.errors import RladError
 from rlad.offline.config import SftRecipe
-from rlad.offline.sft import arguments_of, make_trainer, train_offline
+from rlad.offline.sft import arguments_of, make_trainer, traces_of, train_offline
 from rlad.records import Writer, parts, read_rows
+from rlad.tasks import load_task
 from rlad.trainer.saving import STATE_FILE, last_checkpoint
 
 RESPONSES = ("Bob is a knight", "a knave", "Alice and Carol", "if Bob then a knave or a knight", "Who", "that says")
@@ -231,7 +233,7 @@ def test_traces_whose_maker_is_killed_go_on_to_the_same_records(tmp_path: Path) 
 
 def test_several_processes_do_not_make_traces(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    monkeypatch.setattr("rlad.offline.sft.arguments_of", lambda *_: object())  # it would wait for the other process
+    monkeypatch.setattr("rlad.offline.sft.arguments_of", lambda *_: SimpleNamespace(n_gpu=1))  # it would wait
     with pytest.raises(RladError, match="--traces-only"):
         run(base, None, tmp_path / "run", teacher=base)
 
@@ -259,3 +261,13 @@ def test_what_would_stop_the_training_is_said_before_traces_are_made(base: str, 
         with pytest.raises(RladError, match=words):
             train_offline(SftRecipe.from_mapping(data), emit=lambda line: None)
         assert not (tmp_path / "run-traces").exists()
+
+
+def test_traces_depend_on_the_teachers_weights(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr("rlad.offline.sft.make_traces", lambda *given: found.append(given[6]["weights"]))
+    for seed in (2, 2, 3):
+        teacher = tiny.save(seed, tmp_path / "teacher")
+        recipe = SftRecipe.from_mapping(mapping(base, None, tmp_path / "run", teacher=teacher))
+        traces_of(recipe, load_task(recipe.task), print)
+    assert found[0] == found[1] != found[2] and found[0].startswith("sha256:")

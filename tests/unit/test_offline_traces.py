@@ -174,6 +174,7 @@ def test_more_problems_go_on_behind_the_first(tmp_path: Path) -> None:
         ({"sampling": Sampling(0.5, max_new_tokens=9)}, "temperature was 1.0 and is 0.5"),
         ({"sampling": Sampling(max_new_tokens=8)}, "max_new_tokens was 9 and is 8"),
         ({"about": {**ABOUT, "teacher": "another"}}, "teacher was 'someone' and is 'another'"),
+        ({"about": {**ABOUT, "weights": "b"}}, "weights was 'a' and is 'b'"),
         ({"about": {**ABOUT, "dtype": "bfloat16"}}, "dtype was None and is 'bfloat16'"),
         ({"about": {**ABOUT, "task": {"name": "x"}}}, "task was {'name': 'parity'} and is {'name': 'x'}"),
         ({"examples": problems(10, first=5)}, "part-000000.parquet holds traces of other problems"),
@@ -182,12 +183,20 @@ def test_more_problems_go_on_behind_the_first(tmp_path: Path) -> None:
 def test_traces_that_were_made_otherwise_are_refused_by_name(
     tmp_path: Path, changed: dict[str, Any], said: str
 ) -> None:
-    make(tmp_path, Teacher())
+    make(tmp_path, Teacher(), about={**ABOUT, "weights": "a"})
     before = rows(tmp_path)
     with pytest.raises(RladError, match="choose another folder") as caught:
         make(tmp_path, Teacher(), **changed)
     assert said in str(caught.value)
     assert rows(tmp_path) == before
+
+
+def test_traces_made_before_weights_were_kept_are_taken_and_later_ones_of_the_folder_are_not(tmp_path: Path) -> None:
+    old = make(tmp_path, Teacher(), count=8)
+    assert make(tmp_path, Teacher(stop_after=0), count=8, about={**ABOUT, "weights": "a"}) == old
+    make(tmp_path, Teacher(), count=12, about={**ABOUT, "weights": "a"})
+    with pytest.raises(RladError, match="weights was 'a' and is 'b'"):
+        make(tmp_path, Teacher(), count=12, about={**ABOUT, "weights": "b"})
 
 
 def test_a_problem_is_asked_once() -> None:

@@ -168,7 +168,7 @@ class _Run:
 
     def scored(self, responses: str) -> Store:
         """The responses in a file, scored."""
-        from rlad.evaluation.exchange import read_responses
+        from rlad.evaluation.exchange import digest, read_responses
         from rlad.evaluation.results import check_pass_at
         from rlad.evaluation.run import score
 
@@ -179,7 +179,9 @@ class _Run:
             counts[i] += 1
         samples = min(counts, default=0)
         check_pass_at(self.outcome.ks, samples)  # to score them can take minutes
-        store = self._store(examples, {**self.kept, "responses": responses, "samples": samples}, len(found))
+        # By their text too: records of another file of that name hold the scores of other responses.
+        kept = {**self.kept, "responses": responses, "responses_sha256": digest(found), "samples": samples}
+        store = self._store(examples, kept, len(found))
         done = store.done()
         places = [place for place in found if place not in done]
         for start in range(0, len(places), BATCH_SIZES["server"]):

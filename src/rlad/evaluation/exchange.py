@@ -59,6 +59,12 @@ def read_responses(path: str | os.PathLike[str], examples: Sequence[Example]) ->
     return found
 
 
+def digest(responses: Mapping[Place, Given]) -> str:
+    """16 hexadecimal digits that stand for responses and what is known of them, whatever kind of file they are from."""
+    rows = [[*place, given.text, given.tokens, given.truncated] for place, given in sorted(responses.items())]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
 class _Index:
     """Where a problem stands, by any of its names."""
 

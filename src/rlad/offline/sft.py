@@ -17,7 +17,7 @@ from rlad.evaluation.run import Settings, write_json
 from rlad.offline.batches import by_length
 from rlad.offline.config import SftRecipe
 from rlad.offline.dataset import training_rows
-from rlad.offline.traces import Traces, load_traces, make_traces
+from rlad.offline.traces import WEIGHTS, Traces, load_traces, make_traces
 from rlad.report.curve import learning_curve, read_metrics
 from rlad.trainer.config import processes
 from rlad.trainer.preflight import model_problems
@@ -155,6 +155,8 @@ def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Trac
     named = ("revision", "dtype", "adapter", "quantization", "model")
     about = {name: value for name in named if (value := getattr(teacher, name, None)) is not None}
     about |= {"teacher": str(teacher), "task": recipe.task}
+    if isinstance(teacher, LocalTeacherSpec) and (weights := _weights(teacher)):
+        about[WEIGHTS] = weights
     made = (task, examples, recipe.traces, settings, spec.per_problem, about, say)
     return make_traces(lambda: _backend(recipe), *made)
 
@@ -167,6 +169,15 @@ def trace_examples(recipe: SftRecipe, task: Task, say: Callable[[str], None] = l
     if wanted is not None and wanted > len(examples):
         raise RladError(f"sft.problems: the task has {len(examples)} training problems, not {wanted}")
     return examples[:wanted]
+
+
+def _weights(teacher: LocalTeacherSpec) -> str | None:
+    """What tells a teacher's weights from others at the same paths; None for a hub id, which its revision names."""
+    from rlad.evaluation.models import ModelName
+    from rlad.models import resolve
+
+    names = [name for name in (teacher.path, teacher.adapter) if name and Path(resolve(name)).expanduser().is_dir()]
+    return " and ".join(str(ModelName(name).which_weights()) for name in names) or None
 
 
 def _backend(recipe: SftRecipe) -> Backend:

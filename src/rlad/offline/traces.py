@@ -21,6 +21,7 @@ KIND = "trace"
 PART = 256  # problems in a part: what a kill can cost
 CUT, WRONG, DUPLICATE, CAPPED = "cut off", "wrong", "duplicate", "over the cap"
 FREE = ("batch_size",)  # changes no draw (rlad.evaluation.generate)
+WEIGHTS = "weights"  # a hash of the teacher's; traces made before it was kept have none, and are taken as they are
 
 
 @dataclass(frozen=True)
@@ -142,21 +143,12 @@ def without_repetitions(examples: Sequence[Example]) -> list[Example]:
 def _missing(folder: Path, ids: Sequence[str], identity: Mapping[str, Any]) -> list[int]:
     """The numbers of the parts that have to be made. Raises RladError for a folder with something else in it."""
     there = parts(folder)
-    if there:
-        old = read_about(folder).get("identity", {})
-        changed = sorted(
-            name for name in old.keys() | identity.keys() if name not in FREE and old.get(name) != identity.get(name)
-        )
-        if changed:
-            said = "; ".join(f"{name} was {old.get(name)!r} and is {identity.get(name)!r}" for name in changed)
-            raise RladError(
-                f"{folder} holds traces that were made in another way: {said}. Go on as it was, or choose another "
-                "folder"
-            )
+    for path in there.values():
+        _check_same(folder, read_about(path).get("identity", {}), identity)
     missing = []
     for number in range(-(-len(ids) // PART)):
         wanted = list(ids[number * PART : (number + 1) * PART])
-        found = _problems(part(folder, number), number) if number in there else []
+        found = _problems(part(folder, number)) if number in there else []
         if found[: len(wanted)] == wanted:
             continue
         if found != wanted[: len(found)]:
@@ -165,7 +157,18 @@ def _missing(folder: Path, ids: Sequence[str], identity: Mapping[str, Any]) -> l
     return missing
 
 
-def _problems(path: Path, number: int) -> list[str]:
+def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises RladError that names what traces of the folder were made with and these would not be."""
+    free = FREE if WEIGHTS in old and WEIGHTS in new else (*FREE, WEIGHTS)
+    changed = sorted(name for name in old.keys() | new.keys() if name not in free and old.get(name) != new.get(name))
+    if changed:
+        said = "; ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in changed)
+        raise RladError(
+            f"{folder} holds traces that were made in another way: {said}. Go on as it was, or choose another folder"
+        )
+
+
+def _problems(path: Path) -> list[str]:
     return list(dict.fromkeys(row["problem"] for row in read_rows(path, KIND, ("problem",))))
 
 
