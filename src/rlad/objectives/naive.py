@@ -125,7 +125,7 @@ def rlsd(
 
 def broken(teacher: float) -> bool:
     """NaN, infinite, a sign for -inf, or above 0 by more than rounding."""
-    return not -9000 < teacher <= 1e-4
+    return not -9998 < teacher <= 1e-4
 
 
 def group_advantages(rewards: Sequence[float], group_size: int, std: str = "population") -> list[float]:

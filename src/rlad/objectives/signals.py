@@ -13,7 +13,7 @@ from torch import Tensor
 POSITIVE_TOLERANCE = 1e-4
 """Nats. A log-prob cannot exceed 0, but a logit minus its logsumexp, in float32 at logits near 100, can by about
 1e-5. Up to this tolerance such a value is rounding and is used as it is; above it the teacher's value is broken."""
-LOWEST = -9000.0
+LOWEST = -9998.0
 """Nats. Below it stands no log-prob but a sign for -inf (vLLM writes -9999, float32's lowest is -3e38): squared, or as
 an advantage, it would be the whole gradient."""
 
