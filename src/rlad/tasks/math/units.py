@@ -43,7 +43,7 @@ _ALIASES = {
     "rupee": "Rs rupee rupees INR",
     "yen": "yen JPY",
 }
-UNITS = {alias: (name,) for name, aliases in _ALIASES.items() for alias in aliases.split()}
+UNITS: dict[str, tuple[str, ...]] = {alias: (name,) for name, aliases in _ALIASES.items() for alias in aliases.split()}
 UNITS |= {"mph": ("mi", "h"), "kmh": ("km", "h"), "kph": ("km", "h")}
 _SIGNS = {"$": "dollar", "€": "euro", "£": "GBP", "¥": "yen", "₹": "rupee"}
 # Words that say another number than the one they stand behind. (Of a percentage math-verify knows more.)
@@ -104,11 +104,11 @@ def _units(text: str) -> list[str] | None:
     """The known units in what stands behind a number; None where it is neither units nor plain words."""
     pieces, at = [], 0
     while at < len(text):
-        piece = _PIECE.match(text, at)
-        if piece is None:
+        match = _PIECE.match(text, at)
+        if match is None:
             return None
-        pieces.append(piece[0].strip())
-        at = piece.end()
+        pieces.append(match[0].strip())
+        at = match.end()
     found: list[str] = []
     known = False
     for place, piece in enumerate(pieces):
