@@ -208,7 +208,11 @@ def read_rows(
     """The rows that `read` reads, one mapping after the other; no more than one part is in memory."""
     for each in _files(path):
         for batch in _read_one(each, kind, columns).to_batches(max_chunksize=_BATCH):
-            yield from batch.to_pylist(maps_as_pydicts="strict")
+            try:
+                rows = batch.to_pylist(maps_as_pydicts="strict")
+            except (KeyError, ValueError) as error:  # a key of a map twice, or bytes that are no UTF-8
+                raise RladError(f"{each} cannot be read: {' '.join(str(error).split())}") from None
+            yield from rows
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -261,9 +265,16 @@ def _in_utf8(value: Any) -> Any:
 
 
 def _check_lengths(table: Any) -> None:
-    """A list that is one token short would put every value beside the wrong token, without a word."""
+    """A list that is one token short would put every value beside the wrong token, without a word. Of the columns that
+    are there."""
+    if "tokens" not in table.column_names:
+        return
+    for name in {"tokens", "prompt_tokens"} & {*table.column_names}:
+        numbers = pc.list_flatten(table[name])
+        if numbers.null_count or pc.any(pc.less(numbers, 0)).as_py():
+            raise RladError(f"{name} has an entry that is no token")
     lengths = pc.list_value_length(table["tokens"])
-    for name in _PER_TOKEN:
+    for name in [each for each in _PER_TOKEN if each in table.column_names]:
         other = pc.list_value_length(table[name])  # null where the list is
         if pc.any(pc.not_equal(lengths, other)).as_py():
             row = pc.index(pc.not_equal(lengths, other), True).as_py()
@@ -314,6 +325,9 @@ def _read_one(path: Path, kind: str, columns: Sequence[str] | None) -> Any:
             for field in absent:  # one that may be left out was, or came later than the file
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
             # Parquet keeps the order of the file, not that of the call; casting also refuses other types.
-            return table.select([field.name for field in wanted]).replace_schema_metadata().cast(pa.schema(wanted))
-        except (pa.ArrowException, OSError, ValueError) as error:
+            table = table.select([field.name for field in wanted]).replace_schema_metadata().cast(pa.schema(wanted))
+            if kind == "rollout":
+                _check_lengths(table)
+            return table
+        except (pa.ArrowException, OSError, ValueError, RladError) as error:
             raise RladError(f"{path} cannot be read: {' '.join(str(error).split())}") from None

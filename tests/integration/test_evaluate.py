@@ -394,7 +394,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "task": "t", "problems": [{"a": 1}]}']
+    "text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "task": "t", "problems": [{"a": 1}]}', "[" * 100_000]
 )
 def test_files_that_are_no_results(tmp_path: Path, text: str) -> None:
     path = tmp_path / "result.json"
@@ -406,6 +406,24 @@ def test_files_that_are_no_results(tmp_path: Path, text: str) -> None:
     path.write_text('{"version": 99}')
     with pytest.raises(RladError, match="version 99"):
         Evaluation.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("correct", [], "values has 4 entries for 0 responses"),
+        ("correct", "x", "correct must be a list of bool"),
+        ("correct", [1, 0, 1, 1], "correct must be a list of bool"),
+        ("problem", [1], "problem and difficulty must be texts"),
+        ("tokens", [1], "tokens has 1 entries for 4 responses"),
+    ],
+)
+def test_a_damaged_result_is_refused(tmp_path: Path, evaluation: Evaluation, name: str, value: Any, says: str) -> None:
+    damaged = evaluation.to_json()
+    damaged["problems"][0][name] = value
+    (tmp_path / "damaged.json").write_text(json.dumps(damaged))
+    with pytest.raises(RladError, match=f"is not a result of rlad evaluate.*{says}"):
+        Evaluation.load(tmp_path / "damaged.json")
 
 
 def test_before_and_after_are_compared_in_pairs() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import letters_task
 import tiny
-from rlad.cli.evaluate import load_model
+from rlad.evaluation.models import load_model
 from rlad.trainer.config import Recipe
 from rlad.trainer.run import train
 

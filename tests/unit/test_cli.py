@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shlex
 import subprocess
 import sys
 import types
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 
+import made_runs
 from rlad import __version__
 from rlad.cli.main import app, main
 from rlad.errors import RladError
@@ -104,6 +107,8 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "embedded:pupil", "--task", "knights_knaves"], "embedded:student"),
         (["evaluate", "x", "--task", "knights_knaves", "--people", "1-3"], "people must be"),
         (["evaluate", "x", "--task", "{name: ["], "--task is not YAML"),
+        (["evaluate", "x", "--task", "{" * 100_000], "--task is not YAML"),
+        (["evaluate", "x", "--task", "knights_knaves", "--output", ""], "--output and --export name a file"),
         (["evaluate", "x", "--task", "knights_knaves", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
         (["evaluate", "x", "--task", "knights_knaves", "--samples", "0"], "--samples"),
     ],
@@ -316,6 +321,37 @@ def test_grade_reports_bad_lines_with_their_number_and_goes_on(
 
 def test_grade_of_nothing_is_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert graded(monkeypatch, capsys, []) == (0, [], "")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "says"),
+    [
+        ("grade knights_knaves <&-", 2, "one is closed"),
+        ("grade knights_knaves < lines >&-", 2, "one is closed"),
+        ("grade knights_knaves < lines > /dev/full", 2, "No space left on device"),
+        ("report --help > /dev/full", 2, "No space left on device"),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, command: str, status: int, says: str) -> None:
+    (tmp_path / "lines").write_bytes(RIGHT + b"\n")
+    shell = f"{shlex.quote(sys.executable)} -m rlad {command}"
+    found = subprocess.run(shell, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == status
+    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1 and says in found.stderr
+
+
+def test_a_terminal_in_ascii_is_shown_what_it_can_show(tmp_path: Path) -> None:
+    run = made_runs.save(tmp_path / "run", {1: [made_runs.rollout(1, 0, 0, [-1.0], gold="\u00e9\u2028")]})
+    command = [sys.executable, "-m", "rlad", "show", str(run), "1/0"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0 and found.stderr == "" and "gold    \\xe9\\u27e8U+2028" in found.stdout
+
+
+def test_train_says_that_a_recipe_is_one_of_sft(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "sft.yaml").write_text("model: x\nteacher: y\ntask: knights_knaves\nsft: {}\n")
+    assert main(["train", "sft.yaml"]) == 2
+    assert "is a recipe of rlad sft" in capsys.readouterr().err
 
 
 def test_grade_answers_before_the_input_ends() -> None:

@@ -161,3 +161,16 @@ def test_the_target_of_a_puzzle_is_its_peoples_roles(tmp_path: Path) -> None:
     row["example"] = json.dumps({**EXAMPLES[0], "names": ["Zoey", "Bob"], "solution": [True, False]})
     export_lm_eval(tmp_path / "samples.jsonl", [row])
     assert json.loads((tmp_path / "samples.jsonl").read_text())["target"] == "Zoey is a knight, Bob is a knave"
+
+
+def test_a_prompt_of_brackets_is_no_problem_of_the_task(tmp_path: Path) -> None:
+    with pytest.raises(RladError, match="its problem is none of the 3 problems"):
+        read_responses(lines(tmp_path, {"prompt": "[" * 100_000, "response": "a"}), EXAMPLES)
+
+
+def test_parquet_with_bytes_that_are_no_text(tmp_path: Path) -> None:
+    text = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
+    table = pa.table({"index": [0], "response": text})
+    pq.write_table(table, tmp_path / "bad.parquet")
+    with pytest.raises(RladError, match="is not a whole Parquet file"):
+        read_responses(tmp_path / "bad.parquet", EXAMPLES)

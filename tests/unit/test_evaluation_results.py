@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from rlad.errors import RladError
 from rlad.evaluation.metrics import accuracy_interval, average_interval, pass_at_k
 from rlad.evaluation.results import Evaluation
+from rlad.evaluation.store import Store, set_aside
 
 
 def row(order: int, sample: int, correct: bool, **others: Any) -> dict[str, Any]:
@@ -89,3 +91,22 @@ def test_problems_with_different_numbers_of_samples() -> None:
     assert two["accuracy"] == pytest.approx((0 + 0.5 + 0.75) / 3)
     assert two["pass_at"]["2"] == pytest.approx((0 + 1 + 1) / 3)
     assert math.isfinite(two["low"])
+
+
+def test_names_from_data_tell_the_terminal_nothing() -> None:
+    table = made([row(0, 0, True, difficulty="\x1b[31mred\n two")]).table()
+    assert "\x1b" not in table and len(table.splitlines()) == 2 and " two" in table
+
+
+@pytest.mark.parametrize("name", ["all", "average"])
+def test_a_difficulty_called_like_a_total_is_refused(name: str) -> None:
+    examples = [{"prompt": [], "difficulty": each} for each in (name, "2")]
+    with pytest.raises(RladError, match=f"called '{name}'.*give it another name"):
+        Store(SimpleNamespace(name="made"), examples, {})  # type: ignore[arg-type]
+    Store(SimpleNamespace(name="made"), examples[:1], {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+def test_a_folder_that_is_not_the_records_own_is_not_set_aside(folder: str) -> None:
+    with pytest.raises(RladError, match="cannot be set aside: keep the records in a folder of their own"):
+        set_aside(folder)

@@ -6,6 +6,8 @@ import random
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -474,3 +476,10 @@ def test_a_statement_nested_too_deep() -> None:
         tree = ("not", tree)
     with pytest.raises(ValueError, match="nested deeper"):
         parse_statements((tree, tree), 2)
+
+
+def test_parquet_with_bytes_that_are_no_text(tmp_path: Path) -> None:
+    text = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
+    pq.write_table(pa.table({"quiz": text}), tmp_path / "bad.parquet")
+    with pytest.raises(RladError, match="cannot read"):
+        read_puzzles(str(tmp_path / "bad.parquet"))

@@ -21,7 +21,7 @@ from rlad.errors import RladError
 from rlad.tasks import Task, load_task, score_all
 from rlad.tasks.math.dataset import INSTRUCTION, Math, _warn
 from rlad.tasks.math.pool import close_pools
-from rlad.tasks.math.sources import SOURCES, fingerprint
+from rlad.tasks.math.sources import SOURCES, Asked, fingerprint, load
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -400,3 +400,19 @@ def test_rlad_grade_math(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         out, err = capsys.readouterr()
         assert [json.loads(line).get("correct") for line in out.splitlines()] == right
         assert err.startswith("line 2: math needs answer")
+
+
+def test_a_column_that_nobody_needs_may_hold_what_python_has_no_value_for(tmp_path: Path) -> None:
+    far = pa.array([2**60], pa.timestamp("ms"))
+    parquet.write_table(pa.table({"problem": ["1+1"], "answer": ["2"], "made": far}), tmp_path / "own.parquet")
+    (problem,) = load([Asked("own", "test", str(tmp_path / "own.parquet"))]).problems
+    assert (problem.text, problem.golds) == ("1+1", ("2",))
+
+
+def test_a_problem_with_two_answers_is_noted(tmp_path: Path) -> None:
+    rows = [("1+1", "2"), ("1+2", "3"), ("1+1", "$2$"), ("1+2", "4")]
+    text = "".join(json.dumps({"problem": problem, "answer": answer}) + "\n" for problem, answer in rows)
+    (tmp_path / "own.jsonl").write_text(text)
+    loaded = load([Asked("own", "test", str(tmp_path / "own.jsonl"))])
+    (note,) = loaded.notes
+    assert "line 4: a problem that was there before has another answer (4 here and 3 in" in note

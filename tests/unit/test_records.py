@@ -184,3 +184,28 @@ def test_a_writer_that_is_killed_leaves_whole_parts(tmp_path: Path) -> None:
     assert list(found) == list(range(len(found))) and len(found) >= 3
     table = read(tmp_path, "trace", ["sample"])
     assert table["sample"].to_pylist() == [i for i in found for _ in range(2000)]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("logps", pa.array([[-1.0, -1.0]], pa.list_(pa.float32())), "row 0 has 3 tokens and 2 values in logps"),
+        ("tokens", pa.array([[1, -1, 2]], pa.list_(pa.int32())), "tokens has an entry that is no token"),
+        ("tokens", pa.array([[1, None, 2]], pa.list_(pa.int32())), "tokens has an entry that is no token"),
+        (
+            "reward_parts",
+            pa.array([[("a", 1.0), ("a", 2.0)]], pa.map_(pa.string(), pa.float64())),
+            "cannot be read: .*duplicate key",
+        ),
+    ],
+)
+def test_rollouts_that_contradict_themselves_are_refused(tmp_path: Path, column: str, value: Any, says: str) -> None:
+    import made_runs  # not for the process that the test above starts
+
+    path = tmp_path / "part-000001.parquet"
+    write(path, "rollout", [made_runs.rollout(1, 0, 0, [-1.0] * 3)])
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(place, table.schema.field(column).with_type(value.type), value), path)
+    with pytest.raises(RladError, match=says):
+        list(read_rows(tmp_path, "rollout"))

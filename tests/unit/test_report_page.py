@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,16 @@ def test_places_that_are_not_there(place: str, words: str, tmp_path: Path) -> No
 def test_a_filter_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RladError, match="there is no filter 'wrong'; there are rewarded, disagrees"):
         shown(small(tmp_path / "run"), filtered="wrong")
+
+
+def test_rewards_that_are_no_numbers_cost_their_place_alone(tmp_path: Path) -> None:
+    run = small(tmp_path / "run", reward=math.nan, reward_parts={"a": math.nan, "b": 1.0}, columns="[" * 100_000)
+    assert write_report([run], tmp_path / "page.html").shown == 5
+    rollout = index_of(tmp_path / "page.html")["runs"][0]["steps"][1]["groups"][0][5][0]
+    assert None in rollout and "nan" in shown(run, "5/2")
+
+
+@pytest.mark.parametrize("limit", [math.inf, math.nan, 0.0, -1.0])
+def test_a_limit_is_a_finite_number_above_0(limit: float, tmp_path: Path) -> None:
+    with pytest.raises(RladError, match="finite number of megabytes above 0"):
+        write_report([small(tmp_path / "run")], tmp_path / "page.html", limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -14,7 +15,7 @@ import made_runs
 from rlad.errors import RladError
 from rlad.objectives import METHODS
 from rlad.report.contributions import group_contributions, method_of
-from rlad.report.runs import Run, curves, header, read_runs
+from rlad.report.runs import Run, curves, header, read_runs, result
 from rlad.report.view import Figures, passing, read_steps
 
 
@@ -180,3 +181,39 @@ def test_runs_without_records_stages_and_folders_without_a_run(tmp_path: Path) -
     (old / "summary.json").write_text("{")
     with pytest.raises(RladError, match=r"summary\.json cannot be read"):
         read_runs([old])
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("recipe.yaml", b"model: \xff\n", "recipe.yaml cannot be read"),
+        ("recipe.yaml", f"model: {DEEP}".encode(), "recipe.yaml cannot be read"),
+        ("summary.json", DEEP.encode(), "summary.json cannot be read"),
+        ("metrics.jsonl", b'{"step": 1}\n\xff\n{"step": 2}\n', "metrics.jsonl, line 2: no JSON object"),
+        ("metrics.jsonl", b'[1, 2]\n{"step": 2}\n', "metrics.jsonl, line 1: no JSON object"),
+        ("metrics.jsonl", DEEP.encode() + b'\n{"step": 2}\n', "metrics.jsonl, line 1: no JSON object"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, file: str, content: bytes, says: str) -> None:
+    folder = made_runs.save(tmp_path / "run", {})
+    (folder / file).write_bytes(content)
+    with pytest.raises(RladError, match=says):
+        read_runs([folder])
+
+
+def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
+    folder = made_runs.save(tmp_path / "run", {})
+    (folder / "recipe.yaml").write_text("method: [1]\ntask: {since: 2026-01-01}\n")
+    gain = [{"difficulty": "all", "before": 0.1}, {"difficulty": "2"}, 3]
+    summary = {"seconds": "long", "gain": gain, "versions": ["1"], "steps": None}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    rows = [{"step": "x", "time": "x", "reward": 1.0}, {"step": 1, "time": 5.0, "reward": 10**400},
+            {"step": 2, "time": 8.0, "reward": 0.5, "rlad/broken_teacher": "x"}]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "rew')
+    (run,) = read_runs([folder])
+    lines = dict(header(run))
+    assert lines["updates"] == "2" and lines["time"].startswith("3 s") and "versions" not in lines
+    assert result(run) == [] and curves(run) == {"reward": [(2, 0.5)]}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from rlad.errors import RladError
-from rlad.evaluation.models import ModelName, load_model
+from rlad.evaluation.models import ModelName
 from rlad.files import check_writable
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rlad.evaluation.run import Settings
     from rlad.evaluation.store import Store
     from rlad.tasks import Example, Task
-
-__all__ = ["evaluate", "load_model", "task_spec"]
 
 # What would be ignored where nothing is generated.
 GENERATION = (
@@ -118,7 +116,7 @@ def evaluate(
     sampling = Sampling(temperature, top_p, max_new_tokens)
     form = _prompt_format(prompt_format, append, template)
     settings = Settings(samples, sampling, seed, batch_size or BATCH_SIZES[backend], form)
-    spec = task_spec(task, data, people)
+    spec = _task_spec(task, data, people)
     run = _Run(
         load_task(spec),
         (split, puzzles),
@@ -227,10 +225,11 @@ class _Outcome:
             raise RladError(f"--export knows the format lm-eval (--export lm-eval FILE), not {export[0]!r}")
         file = None if export is None else export[1]
         for path in (output if output != "-" else None, file):
-            if path and Path(path).is_dir():
-                raise RladError(f"cannot write {path}: it is a folder")
-            if path:
-                check_writable(Path(path).parent)
+            if path is None:
+                continue
+            if not path or Path(path).is_dir():
+                raise RladError(f"cannot write {path}: it is a folder" if path else "--output and --export name a file")
+            check_writable(Path(path).parent)
         return cls(_whole_numbers(pass_at), against, None if against is None else load_run(against), file, output)
 
     def check_problems(self, examples: Sequence[Example]) -> None:
@@ -360,7 +359,7 @@ def _yaml(option: str, text: str) -> dict[str, Any]:
 
     try:
         loaded = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise RladError(f"{option} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, Mapping):
         raise RladError(f"{option} must be a mapping of options, not {text!r}")
@@ -371,7 +370,7 @@ def _command() -> str:
     return shlex.join(["rlad", *sys.argv[1:]])
 
 
-def task_spec(task: str, data: str | None, people: str | None) -> dict[str, Any]:
+def _task_spec(task: str, data: str | None, people: str | None) -> dict[str, Any]:
     """The task and its options from the command line. Raises RladError where `task` looks like YAML and is none."""
     spec: dict[str, Any] = _yaml("--task", task) if task.lstrip().startswith("{") else {"name": task}
     if data is not None:

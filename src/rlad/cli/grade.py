@@ -35,6 +35,8 @@ def grade(
     """
     from rlad.tasks import load_task
 
+    if sys.stdin is None or sys.stdout is None:
+        raise RladError("responses come in on standard input and verdicts go out on standard output: one is closed")
     scoring = load_task({"name": task} if scorer is None else {"name": task, "scorer": scorer})
     bad = 0
     for number, verdict in enumerate(verdicts(scoring, cast(BufferedReader, sys.stdin.buffer)), 1):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
@@ -56,13 +58,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Where it is installed it notes a kernel that it lacks on a CPU, before every command.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal in ASCII is no reason to say nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # typer itself turns Ctrl-C into status 130, and a closed pipe into 1.
         status = app(words or ["--help"], prog_name="rlad", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what cannot be written is an error here, and not when Python ends
     except RladError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
+        return _failed(error)
     except typer.TyperException as error:  # an unknown command or option, a missing argument
         print(f"error: {' '.join(error.format_message().split())} (see rlad --help)", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        _give_up_output()
+        return 1
+    except OSError as error:  # a full disk, a folder that may not be read, ...
+        _give_up_output()
+        return _failed(error)
+    except UnicodeError as error:
+        return _failed(f"a text that cannot be read or written: {error}")
+    except RecursionError:
+        return _failed("a text, as of YAML or JSON, is nested too deeply")
     return status if isinstance(status, int) else 0
+
+
+def _failed(why: object) -> int:
+    print(f"error: {' '.join(str(why).split())}", file=sys.stderr)
+    return USER_ERROR
+
+
+def _give_up_output() -> None:
+    """Where standard output cannot be written, Python would try once more when it ends, and print a traceback."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):  # of a stream that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -22,9 +22,13 @@ def train(
     output: Annotated[str | None, OUTPUT] = None,
 ) -> int:
     """Train a student as a recipe says."""
-    from rlad.trainer.config import Recipe
+    from rlad.errors import RladError
+    from rlad.trainer.config import Recipe, find_recipe, read_recipe
 
-    checked = Recipe.resolve(recipe, with_output(overrides, output))
+    changes = with_output(overrides, output)
+    if "sft" in read_recipe(find_recipe(recipe), changes):
+        raise RladError(f"{recipe} is a recipe of rlad sft: it has `sft` in the place of `method`")
+    checked = Recipe.resolve(recipe, changes)
     from rlad.trainer.run import train as run
 
     return run(checked, resume=resume)

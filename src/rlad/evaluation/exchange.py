@@ -79,7 +79,7 @@ class _Index:
     def place(self, row: Mapping[str, Any], where: str) -> int:
         """The place of a row's problem. A number alone is taken at its word; beside an id or a prompt it only tells
         problems with the same prompt apart."""
-        places = self._named(row, where)
+        places = self._named(row)
         number = next((row[name] for name in ("order", "index", "doc_id") if type(row.get(name)) is int), None)
         if places is None and number is None:
             raise RladError(f"{where} names no problem: it needs one of {', '.join(NAMES)}")
@@ -91,7 +91,7 @@ class _Index:
             raise RladError(f"{where}: {len(places)} problems have this prompt; say which with `index`, from 0")
         return places[0]
 
-    def _named(self, row: Mapping[str, Any], where: str) -> list[int] | None:
+    def _named(self, row: Mapping[str, Any]) -> list[int] | None:
         if isinstance(row.get("problem"), str):
             return self.by_id.get(row["problem"], [])
         doc = row.get("doc")  # lm-eval's; in those that we export it is the example
@@ -101,7 +101,7 @@ class _Index:
         if isinstance(prompt, str):
             try:
                 prompt = json.loads(prompt)  # messages as our records keep them
-            except ValueError:
+            except (ValueError, RecursionError):
                 return []
         return self.by_id.get(problem_id({"prompt": prompt}), []) if isinstance(prompt, list) else None
 
@@ -137,7 +137,7 @@ def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
             names = [name for name in file.schema_arrow.names if name in {*TEXTS, *NAMES, "sample", *_BESIDE}]
             for batch in file.iter_batches(columns=names):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RladError(f"{path} is not a whole Parquet file: {' '.join(str(error).split())}") from None
 
 

@@ -9,13 +9,12 @@ from typing import Any
 from rlad.errors import RladError
 from rlad.evaluation.metrics import average_interval, paired_difference, sign_flip_p_value
 from rlad.evaluation.problems import keys
-from rlad.evaluation.results import AVERAGE, Evaluation, Problem, aligned, by_difficulty, percent
+from rlad.evaluation.results import ALL, AVERAGE, Evaluation, Problem, aligned, by_difficulty, percent
 
 # What makes two numbers comparable. The seed is none of it, nor is the batch size.
 COMPARED = (
     "samples temperature top_p max_new_tokens prompt_format append chat_template_kwargs backend split task".split()
 )
-ALL = "all"
 Pair = tuple[Problem, Problem]
 
 

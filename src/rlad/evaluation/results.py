@@ -13,9 +13,10 @@ from typing import Any
 from rlad.errors import RladError
 from rlad.evaluation.metrics import accuracy_interval, average_interval, mean_at_k, pass_at_k
 from rlad.files import whole_file
+from rlad.report.tokens import on_one_line
 
 VERSION = 2  # 1 had no formats; it is still read
-AVERAGE = "average"
+AVERAGE, ALL = "average", "all"  # rows that sum up the others; ALL is also where examples have no difficulty
 COLUMNS = (  # of response records: what numbers are made of
     "task problem order difficulty sample tokens truncated value correct extracted format_ok".split()
 )
@@ -139,9 +140,12 @@ class Evaluation:
                 raise RladError(
                     f"{path} is an evaluation of version {found['version']}; this rlad reads up to version {VERSION}"
                 )
-            problems = [Problem(**problem) for problem in found["problems"]]
-            return cls(found["task"], found["difficulty_name"], found["settings"], problems)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            problems = [_checked(Problem(**problem)) for problem in found["problems"]]
+            task, difficulty_name, settings = found["task"], found["difficulty_name"], found["settings"]
+            if not (isinstance(task, str) and isinstance(difficulty_name, str) and isinstance(settings, dict)):
+                raise TypeError("task and difficulty_name must be texts, and settings a mapping")
+            return cls(task, difficulty_name, settings, problems)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise RladError(f"{path} is not a result of rlad evaluate: {type(error).__name__}: {error}") from None
 
 
@@ -193,6 +197,34 @@ def by_difficulty(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
             key=lambda item: (not item[0].isdecimal(), int(item[0]) if item[0].isdecimal() else 0, item[0]),
         )
     )
+
+
+# What the lists of a Problem hold, None apart where the class says so.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "correct": (bool,),
+    "values": (int, float),
+    "tokens": (int, type(None)),
+    "truncated": (bool, type(None)),
+    "extracted": (str, type(None)),
+    "format_ok": (bool, type(None)),
+}
+
+
+def _checked(problem: Problem) -> Problem:
+    """A problem as it was read. Raises TypeError where it is none; format_ok and responses may be empty."""
+    if not isinstance(problem.problem, str) or not isinstance(problem.difficulty, str):
+        raise TypeError("problem and difficulty must be texts")
+    for name, kinds in _KINDS.items():
+        values = getattr(problem, name)
+        if not isinstance(values, list) or not all(isinstance(value, kinds) for value in values):
+            raise TypeError(
+                f"{name} must be a list of {' or '.join(kind.__name__ for kind in kinds)}, not {values!r:.80}"
+            )
+        if len(values) != len(problem.correct) and (values or name != "format_ok"):
+            raise TypeError(f"{name} has {len(values)} entries for {len(problem.correct)} responses")
+    if not problem.correct:
+        raise TypeError("a problem must have a response")
+    return problem
 
 
 def _problem(rows: Sequence[Mapping[str, Any]]) -> Problem:
@@ -271,6 +303,7 @@ def _range(low: float, high: float) -> str:
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text, in columns that end together."""
+    """Rows of cells as text, in columns that end together, without what a terminal would obey: names are from data."""
+    lines = [[on_one_line(cell) for cell in line] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

@@ -12,7 +12,7 @@ from typing import Any
 from rlad.errors import RladError
 from rlad.evaluation.generate import Place
 from rlad.evaluation.problems import keys, problem_id, response_seed
-from rlad.evaluation.results import COLUMNS, Evaluation
+from rlad.evaluation.results import ALL, AVERAGE, COLUMNS, Evaluation
 from rlad.tasks.base import Example, Score, Task
 
 
@@ -43,6 +43,12 @@ class Store:
         self.task, self.examples, self.settings, self.about = task, examples, dict(settings), dict(about or {})
         self.responses = len(examples) * self.settings.get("samples", 1) if responses is None else responses
         self.difficulty_name = getattr(task, "difficulty_name", "difficulty")
+        names = {_difficulty(example) for example in examples}
+        if len(names) > 1 and (taken := names & {AVERAGE, ALL}):
+            raise RladError(
+                f"a difficulty of the examples is called {min(taken)!r}, as the row of the table that sums up the "
+                "others: give it another name"
+            )
         self._keys = keys([problem_id(example) for example in examples])
         self._columns = [json.dumps(example, default=str) for example in examples]
         self._rows: list[dict[str, Any]] = []
@@ -100,7 +106,7 @@ class Store:
             "split": self.settings.get("split"),
             "problem": self._keys[i][0],
             "order": i,
-            "difficulty": str(example.get("difficulty", "all")),
+            "difficulty": _difficulty(example),
             "sample": j,
             "seed": self.seed(place) if "seed" in self.settings else None,
             "prompt": json.dumps(example["prompt"]),
@@ -134,13 +140,23 @@ class Store:
         return Evaluation.from_rows(self.rows(COLUMNS), self.task.name, self.difficulty_name, settings)
 
 
+def _difficulty(example: Example) -> str:
+    """The row of the table that it counts in."""
+    return str(example.get("difficulty", ALL))
+
+
 def set_aside(folder: str | Path) -> Path | None:
     """Rename a folder that is to be made anew, with the time behind its name; None where there is none."""
     there = Path(folder)
     if not there.exists():
         return None
+    if there.name in ("", ".."):  # the working directory, or one above it
+        raise RladError(f"{folder} cannot be set aside: keep the records in a folder of their own")
     aside = there.with_name(f"{there.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-    there.rename(aside)
+    try:
+        there.rename(aside)
+    except OSError as error:
+        raise RladError(f"{folder} cannot be set aside: {error}") from error
     return aside
 
 

@@ -18,13 +18,19 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     if not Path(path).is_file():
         return rows
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = Path(path).read_bytes().rstrip(b"\n").split(b"\n")
+    except OSError as error:
+        raise RladError(f"cannot read {path}: {error}") from None
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise RladError(f"{path}, line {number}: not JSON; is this a metrics.jsonl of rlad train?") from None
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number < len(lines):
+            raise RladError(f"{path}, line {number}: no JSON object; is this a metrics.jsonl of rlad train?")
     return rows
 
 

@@ -112,9 +112,9 @@ def _rollout(group: Group, rollout: Rollout) -> dict[str, Any]:
     found = {
         "i": rollout.index,
         "length": len(rollout.tokens),
-        "reward": row["reward"],
-        "parts": row["reward_parts"],
-        "advantage": row["advantage"],
+        "reward": finite(row["reward"]),
+        "parts": {name: finite(value) for name, value in (row["reward_parts"] or {}).items()},
+        "advantage": finite(row["advantage"]),
         "weight": finite(rollout.weight),
         "likes": finite(rollout.likes),
         "stop": row["stop"],
@@ -129,9 +129,9 @@ def _rollout(group: Group, rollout: Rollout) -> dict[str, Any]:
     return found
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | None) -> float | None:
     """JSON has no NaN."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _short(text: str | None) -> str | None:
@@ -178,8 +178,8 @@ def brief(step: Step) -> list[list[Any]]:
                     each.index,
                     sum(bits[name] for name in each.marks),
                     len(each.tokens),
-                    round(each.row["reward"], 4),
-                    round(each.row["advantage"], 4),
+                    finite(round(each.row["reward"], 4)),
+                    finite(round(each.row["advantage"], 4)),
                 ]
                 for each in group.rollouts
             ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -40,8 +41,8 @@ def write_report(folders: Sequence[str | Path], path: str | Path, megabytes: flo
     Raises RladError for a folder without a run, records that cannot be read, and a limit below what the page itself
     takes.
     """
-    if not megabytes > 0:
-        raise RladError(f"the limit of the page must be above 0 megabytes, not {megabytes}")
+    if not 0 < megabytes < math.inf:
+        raise RladError(f"the limit of the page must be a finite number of megabytes above 0, not {megabytes}")
     html, shown, recorded = rendered(read_runs(folders), int(megabytes * MEGABYTE))
     with whole_file(path) as file:
         file.write(html)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -15,9 +15,10 @@ from rlad import records
 from rlad.errors import RladError
 from rlad.report.curve import read_metrics
 from rlad.report.tokens import Vocabulary
-from rlad.report.words import CURVES, SECONDS, method_words
+from rlad.report.words import COVERAGE, CURVES, SECONDS, method_words
 
 RECORDS, TOKENIZER = "records", "tokenizer.json"
+GAIN = "before after difference low high problems".split()  # the numbers of a row of `gain` in summary.json
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ class Run:
     @property
     def method(self) -> dict[str, Any]:
         """The method's name and options."""
-        found = self.recipe.get("method") or self.about.get("method") or {}
-        return {"name": found} if isinstance(found, str) else dict(found)
+        found = self.recipe.get("method") or self.about.get("method")
+        if isinstance(found, str):
+            return {"name": found}
+        return dict(found) if isinstance(found, Mapping) else {}
 
     def vocabulary(self) -> Vocabulary:
         """Of the student, as recorded, or as saved beside the trained model."""
@@ -71,7 +74,7 @@ def _read(folder: Path, name: str) -> Run:
     recipe = folder / "recipe.yaml"
     if not (recipe.is_file() or metrics.is_file() or parts):
         raise RladError(f"{folder} holds no run: no recipe.yaml, no metrics.jsonl and no records")
-    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    text = _text(recipe)
     return Run(
         name=name,
         folder=folder,
@@ -85,15 +88,28 @@ def _read(folder: Path, name: str) -> Run:
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    return _mapping(path.read_text(encoding="utf-8"), path, json.loads) if path.is_file() else {}
+    return _mapping(_text(path), path, json.loads)
+
+
+def _text(path: Path) -> str:
+    """What a file holds; "" where it is not there."""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise RladError(f"{path} cannot be read: {error}") from None
 
 
 def _mapping(text: str, path: Path, read: Any) -> dict[str, Any]:
     try:
         found = read(text) if text else {}
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise RladError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    return found if isinstance(found, dict) else {}
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value that was read is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < sys.float_info.max
 
 
 def header(run: Run) -> list[tuple[str, str]]:
@@ -101,13 +117,15 @@ def header(run: Run) -> list[tuple[str, str]]:
     recipe, summary, about = run.recipe, run.summary, run.about
     model, teacher = recipe.get("model"), recipe.get("teacher")
     versions = summary.get("versions") or ({"rlad": about["rlad"]} if "rlad" in about else {})
-    steps = summary.get("steps") or max((row.get("step", 0) for row in run.metrics), default=None)
+    versions = versions if isinstance(versions, Mapping) else {}
+    logged = [row["step"] for row in run.metrics if isinstance(row.get("step"), int)]
+    steps = summary.get("steps") or max(logged, default=None)
     lines: list[tuple[str, Any]] = [
         ("folder", run.folder),
         ("method", method_words(run.method) if run.method else None),
         ("student", _path(model)),
         ("teacher", _path(teacher)),
-        ("task", json.dumps(recipe["task"]) if recipe.get("task") else None),
+        ("task", json.dumps(recipe["task"], default=str) if recipe.get("task") else None),
         ("updates", steps if summary else f"{steps}, not finished" if steps else None),
         ("time", _seconds(run)),
         ("seed", recipe.get("seed", about.get("seed"))),
@@ -125,20 +143,26 @@ def _path(spec: Any) -> str | None:
     if spec is None:
         return None
     if isinstance(spec, Mapping):
-        return str(spec.get("path") or json.dumps({key: value for key, value in spec.items() if value is not None}))
+        return str(
+            spec.get("path")
+            or json.dumps({key: value for key, value in spec.items() if value is not None}, default=str)
+        )
     return str(spec)
 
 
 def _seconds(run: Run) -> str | None:
-    if run.summary.get("seconds") is not None:
+    if is_number(run.summary.get("seconds")):
         return f"{run.summary['seconds']:.0f} s of training"
-    times = [row["time"] for row in run.metrics if "time" in row]
+    times = [row["time"] for row in run.metrics if is_number(row.get("time"))]
     return f"{times[-1] - times[0]:.0f} s from the first logged update to the last" if len(times) > 1 else None
 
 
 def result(run: Run) -> list[dict[str, Any]]:
-    """The gain of the evaluation after training over that before, a row for each difficulty; [] where there is none."""
-    return [row for row in run.summary.get("gain") or [] if isinstance(row, dict)]
+    """The gain of the evaluation after training over that before, a row for each difficulty; [] where there is none.
+    A row that lacks a number is left out."""
+    gain = run.summary.get("gain")
+    rows = [row for row in gain if isinstance(row, dict)] if isinstance(gain, list) else []
+    return [row for row in rows if "difficulty" in row and all(is_number(row.get(name)) for name in GAIN)]
 
 
 def result_words(row: Mapping[str, Any]) -> str:
@@ -158,11 +182,12 @@ def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
 
 
 def _points(metrics: Iterable[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    points = []
-    for row in metrics:
-        value = row.get(name)
-        if name == "coverage" and row.get("rlad/broken_teacher") is not None:
-            value = 1 - row["rlad/broken_teacher"] - row.get("rlad/unaligned", 0.0)
-        if isinstance(value, (int, float)) and isinstance(row.get("step"), int) and math.isfinite(value):
-            points.append((row["step"], float(value)))
-    return points
+    value_of = _coverage if name == COVERAGE else (lambda row: row.get(name))
+    found = [(row.get("step"), value_of(row)) for row in metrics]
+    return [(step, float(value)) for step, value in found if isinstance(step, int) and is_number(value)]
+
+
+def _coverage(row: Mapping[str, Any]) -> float | None:
+    """The share of tokens with a teacher value, of which a row says what is missing."""
+    broken, unaligned = row.get("rlad/broken_teacher"), row.get("rlad/unaligned", 0.0)
+    return 1 - broken - unaligned if is_number(broken) and is_number(unaligned) else None

@@ -12,7 +12,8 @@ from rlad.errors import RladError
 from rlad.report import knights
 from rlad.report import words as w
 from rlad.report.runs import Run, curves, header, read_runs, result, result_words
-from rlad.report.tokens import Vocabulary, visible
+from rlad.report.tokens import Vocabulary
+from rlad.report.tokens import on_one_line as _safe
 from rlad.report.view import Figures, Group, Rollout, Step, passing, read_step, read_steps
 
 _LISTED = 100
@@ -99,11 +100,6 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     width = max((len(what) for what, _ in pairs), default=0)
     for what, value in pairs:
         yield f"  {what:<{width}}  {_safe(value)}"
-
-
-def _safe(text: object) -> str:
-    """A text on one line, without what a terminal would obey. Spaces are not marked."""
-    return "".join(piece.replace("\u00b7", " ") if kind == "w" else piece for kind, piece in visible(str(text)))
 
 
 def _right(group: Group) -> str:

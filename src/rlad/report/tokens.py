@@ -66,6 +66,11 @@ def visible(text: str) -> Segments:
     return [(kind, shown) for kind, shown in pieces]
 
 
+def on_one_line(text: object) -> str:
+    """A text on one line, without what a terminal would obey. Spaces are not marked."""
+    return "".join(piece.replace("\u00b7", " ") if kind == SPACE else piece for kind, piece in visible(str(text)))
+
+
 @lru_cache(maxsize=4096)
 def _shown(character: str) -> tuple[str, str]:
     if character in _SPACES:

@@ -171,7 +171,7 @@ def _mark(rollouts: Sequence[Rollout]) -> None:
 def _puzzle(row: Mapping[str, Any]) -> knights.Puzzle | None:
     try:
         columns = json.loads(row["columns"] or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return knights.puzzle(columns) if isinstance(columns, dict) else None
 

@@ -52,7 +52,8 @@ FILTERS = {
     "longest": ("longest", "the longest response of its group"),
 }
 
-# (metric of metrics.jsonl, or several that are summed up with signs; title; unit)
+COVERAGE = "coverage"  # no metric of metrics.jsonl: rlad.report.runs makes it of two
+# (metric of metrics.jsonl, or COVERAGE; title; unit)
 CURVES: tuple[tuple[str, str, str], ...] = (
     ("reward", "reward", ""),
     ("accuracy", "accuracy", "share of rollouts"),
@@ -61,7 +62,7 @@ CURVES: tuple[tuple[str, str, str], ...] = (
     ("rlad/clip_low", "clip low", "share of tokens"),
     ("rlad/clip_high", "clip high", "share of tokens"),
     ("rlad/clamped", "clamped", "share of tokens"),
-    ("coverage", "teacher coverage", "share of tokens with a teacher value"),
+    (COVERAGE, "teacher coverage", "share of tokens with a teacher value"),
 )
 SECONDS = "rlad/seconds/"  # the metrics of one more curve each
 

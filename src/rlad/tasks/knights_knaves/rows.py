@@ -84,10 +84,10 @@ def _parquet(file: str) -> list[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.read_table(file)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        there = parquet.read_schema(file).names
+        rows = parquet.read_table(file, columns=[name for name in FIELDS if name in there]).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError, and so is what is no UTF-8
         raise RladError(f"cannot read {file}: {error}") from None
-    rows = table.select([name for name in FIELDS if name in table.column_names]).to_pylist()
     return [(f"{file}, row {number}", row) for number, row in enumerate(rows, 1)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from rlad.errors import RladError
 from rlad.tasks.custom import read_json_lines
 from rlad.tasks.math.extract import last_box, strict_answer
 from rlad.tasks.math.grade import LONGEST_GOLD, MOST_GOLDS, gold_texts, json_golds
+from rlad.tasks.math.latex import key
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MOST_UNUSABLE = 0.05  # share of a source's rows; where more are unusable, the file is not what it is taken for
@@ -145,13 +146,19 @@ def load(asked: Iterable[Asked]) -> Loaded:
     """The problems of all that is asked for. Raises RladError that names the row at fault."""
     loaded = Loaded()
     for one in asked:
-        rows = _file_rows(one.path) if one.path else _hub_rows(one)
+        rows = _file_rows(one.path, _columns(one)) if one.path else _hub_rows(one)
         unusable = []
+        first: dict[str, Problem] = {}
         count = 0
         for where, row in rows:
             count += 1
             try:
-                loaded.problems.append(_problem(row, one, where, loaded.notes))
+                problem = _problem(row, one, where, loaded.notes)
+                loaded.problems.append(problem)
+                earlier = first.setdefault(problem.text, problem)
+                if not {*map(key, problem.golds)} & {*map(key, earlier.golds)}:
+                    said = f"{', '.join(problem.golds)} here and {', '.join(earlier.golds)} in {earlier.where}"
+                    loaded.notes.append(f"{where}: a problem that was there before has another answer ({said:.200})")
             except ValueError as error:
                 unusable.append(f"{where}: {error}")
         if not count:
@@ -161,6 +168,12 @@ def load(asked: Iterable[Asked]) -> Loaded:
         if unusable:
             loaded.notes.append(f"{one.name}: {len(unusable)} of {count} rows are left out; {unusable[0]}")
     return loaded
+
+
+def _columns(asked: Asked) -> set[str]:
+    """The columns of a file that a problem can be read from."""
+    own = (asked.source.problem, asked.source.answer) if asked.source else ()
+    return {"problem", "question", "answer", "answer_corrected", *(name.partition(".")[0] for name in own)}
 
 
 def _problem(row: Mapping[str, Any], asked: Asked, where: str, notes: list[str]) -> Problem:
@@ -205,14 +218,17 @@ def _get(row: Mapping[str, Any], path: str) -> Any:
     return _get(row[head], rest) if rest else row[head]
 
 
-def _file_rows(path: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def _file_rows(path: str, columns: Collection[str]) -> Iterable[tuple[str, Mapping[str, Any]]]:
     if not path.endswith(".parquet"):
         return [(f"{path}, line {number}", row) for number, row in read_json_lines(path)]
     import pyarrow.parquet as parquet
 
     try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        there = parquet.read_schema(path).names
+        needed = [name for name in there if name in columns]
+        # Another column may hold what Python has no value for. Of too few to use, all are named in the error.
+        rows = parquet.read_table(path, columns=needed if len(needed) > 1 else there).to_pylist()
+    except (OSError, ValueError, OverflowError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise RladError(f"cannot read {path}: {error}") from None
     return [(f"{path}, row {number}", row) for number, row in enumerate(rows, 1)]
 
