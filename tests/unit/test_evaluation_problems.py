@@ -88,6 +88,6 @@ def test_knights_and_knaves_say_whether_the_format_is_right(answer: str, strict:
     from rlad.tasks.knights_knaves.score import score
 
     def form(scorer: str) -> bool | None:
-        return score(f"x</think>{answer}", ["Zoey", "Bob"], [True, False], scorer).format_ok
+        return score(f"<think>x</think>{answer}", ["Zoey", "Bob"], [True, False], scorer).format_ok
 
     assert (form("strict"), form("logic-rl"), form("logic-rl-eval")) == (strict, logic_rl, logic_rl)

@@ -113,7 +113,7 @@ def test_loading_a_task_is_light() -> None:
         (7, "must be a name or a mapping"),
         ({1: 2}, "must be a name or a mapping"),
         ({"name": 7}, "task needs a name"),
-        ({"name": "knights_knaves", "peple": 3}, "unexpected keyword argument 'peple'.*people, size"),
+        ({"name": "knights_knaves", "peple": 3}, "there is no option 'peple'; did you mean 'people'.*people, size"),
         ("json:loads:x", "must be written package.module:name"),
         (":Class", "must be written package.module:name"),
         ("no_such_module_here:Class", "importing no_such_module_here failed: ModuleNotFoundError"),
@@ -141,7 +141,7 @@ def test_a_task_of_your_own(here: Path) -> None:
     assert task.score(" 5\n", example) == Score(1.0, True, "5", "right")
     assert not task.score("6", example).correct
     assert load_task(named(here, "Sums")).name == "sums"
-    with pytest.raises(RladError, match=r"unexpected keyword argument 'least'.*its options: most"):
+    with pytest.raises(RladError, match=r"there is no option 'least'.*its options: most"):
         load_task({"name": named(here, "Sums"), "least": 4})
     with pytest.raises(RladError, match="must be a class"):
         load_task(named(here, "NOT_A_TASK"))
@@ -244,7 +244,7 @@ def test_options_of_a_task_of_prompts_that_are_wrong(here: Path) -> None:
         ({"reward": named(here, "NOT_A_TASK")}, "must name a function"),
         ({"reward": 5}, "must name a function"),
         ({"correct_at": "high"}, "correct_at must be a number"),
-        ({"colour": "red"}, "unexpected keyword argument 'colour'"),
+        ({"colour": "red"}, "there is no option 'colour'"),
     ]:
         with pytest.raises(RladError, match=says):
             load_task({**good, **change})

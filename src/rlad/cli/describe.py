@@ -155,9 +155,13 @@ def evaluation_line(spec: EvaluateSpec | None) -> str:
         return "none"
     strict = "; status 1 unless accuracy has improved" if spec.require_improvement else ""
     return (
-        f"{spec.puzzles} problems of the {spec.split} split, before and after; {spec.samples} response"
-        f"{'s' if spec.samples > 1 else ''} each at temperature {spec.temperature:g}, top-p {spec.top_p:g}{strict}"
+        f"{spec.puzzles} problems of the {spec.split} split, before and after; {_responses(spec.samples)} each at "
+        f" temperature {spec.temperature:g}, top-p {spec.top_p:g}{strict}"
     )
+
+
+def _responses(count: int) -> str:
+    return f"{count} response{'s' if count > 1 else ''}"
 
 
 def validation_lines(spec: ValidateSpec | None) -> list[str]:
@@ -167,7 +171,7 @@ def validation_lines(spec: ValidateSpec | None) -> list[str]:
     best = "; the best model is kept and evaluated" if spec.keep_best else ""
     return [
         f"{'validate':<10}every {spec.every} updates: {spec.metric} on {spec.puzzles} problems of the {spec.split} "
-        f"split{' of ' + str(spec.task) if spec.task else ''}, {spec.samples} responses each{best}"
+        f"split{' of ' + str(spec.task) if spec.task else ''}, {_responses(spec.samples)} each{best}"
     ]
 
 

@@ -45,10 +45,17 @@ def build(factory: Any, options: Mapping[str, Any], what: str) -> Any:
     if not callable(factory):
         raise RladError(f"{what} must be a class, not {factory!r}")
     signature = inspect.signature(factory)
+    known = signature.parameters
+    listed = f"its options: {', '.join(known) or 'none'}"
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+    if not takes_any and (unknown := [name for name in options if name not in known]):
+        from rlad.trainer.messages import close_to
+
+        raise RladError(f"{what}: there is no option {unknown[0]!r}{close_to(unknown[0], known)} ({listed})")
     try:
         signature.bind(**options)
     except TypeError as error:
-        raise RladError(f"{what}: {error} (its options: {', '.join(signature.parameters) or 'none'})") from None
+        raise RladError(f"{what}: {error} ({listed})") from None
     return factory(**options)
 
 

@@ -34,7 +34,7 @@ def score(
     solution: Sequence[bool],
     scorer: str = "strict",
     *,
-    prompt_ends_with_think: bool = True,
+    prompt_ends_with_think: bool = False,
 ) -> Score:
     """Score a response to the puzzle about `names`, whose `solution[i]` is True where names[i] is a knight.
 
