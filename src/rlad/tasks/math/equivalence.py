@@ -31,20 +31,27 @@ def verdicts(golds: list[str], answers: list[tuple[str, str]], tail: str) -> tup
 
     answers: (how, text), as in `extract.Found`. tail: the end of the response, in which math-verify searches itself.
     """
-    read = [(text, _answer(how, text)) for how, text in answers]
-    if any(_equal(gold, text, parsed, _gold(gold)) for gold in golds for text, parsed in read):
+    possible = [[gold for gold in golds if not contradicts(gold, text)] for _, text in answers]
+    pairs = list(zip(answers, possible, strict=True))
+    if any(_same(gold, text) for (_, text), left in pairs for gold in left):  # first: it costs no parsing
         return True, True
+    for (how, text), left in pairs:
+        parsed = _answer(how, text) if left else []
+        if any(_equal(parsed, _gold(gold)) for gold in left):
+            return True, True
     # What an answer contradicts is not found in the same answer by a search that knows less.
-    left = [gold for gold in golds if not any(contradicts(gold, text) for _, text in answers)]
+    left = [gold for gold in golds if all(gold in each for each in possible) and not contradicts(gold, tail)]
+    if any(_same(gold, tail) for gold in left):
+        return False, True
     parsed = _tail(tail) if left else []
-    return False, any(_equal(gold, tail, parsed, (*_gold(gold), *_decimal(gold))) for gold in left)
+    return False, any(_equal(parsed, (*_gold(gold), *_decimal(gold))) for gold in left)
 
 
-def _equal(gold: str, text: str, parsed: list[Any], golds: tuple[Any, ...]) -> bool:
-    if contradicts(gold, text):
-        return False
-    if len(text) <= 300 and key(gold) and key(text) == key(gold):
-        return True
+def _same(gold: str, text: str) -> bool:
+    return len(text) <= 300 and key(text) == _key(gold) != ""
+
+
+def _equal(parsed: list[Any], golds: tuple[Any, ...]) -> bool:
     return bool(parsed and golds) and verify(
         list(golds),
         parsed,
@@ -53,6 +60,11 @@ def _equal(gold: str, text: str, parsed: list[Any], golds: tuple[Any, ...]) -> b
         timeout_seconds=None,
         raise_on_error=False,
     )
+
+
+@lru_cache(maxsize=64)
+def _key(gold: str) -> str:
+    return key(gold)
 
 
 def _places(golds: tuple[Any, ...]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rlad.tasks.math.latex import key, normalised, without_text
 
@@ -58,6 +59,7 @@ _LITTLE = frozenset("a an at by in of on per".split())  # words of fewer than th
 _NUMBER = re.compile(
     r"([+-]?\s*(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*\\frac\s*\{\d+\}\s*\{\d+\}|\s*/\s*\d+)?|[+-]?\s*\\frac\s*\{\d+\}\s*\{\d+\})"
 )
+_BARE = re.compile(r"\s*[+-]?[\d.,]+\s*")
 _PREFIX = re.compile(r"\s*([+-]?)\s*(?:\\?([$€£¥₹])|(Rs|USD|EUR|GBP|INR|JPY)\b\.?)\s*")
 _PIECE = re.compile(r"\s+|[A-Za-z]+|\^\s*\{?\s*-?\d\s*\}?|[/.-]|\\cdot(?![a-zA-Z])|\\?[$€£¥₹]")
 _DOLLAR = re.compile(r"(?<!\\)\$")
@@ -76,9 +78,10 @@ class Measure:
     sure: bool
 
 
+@lru_cache(maxsize=256)
 def measure(text: str) -> Measure | None:
     """What a number with a currency, a unit or plain words says; None for a bare number and for anything else."""
-    if len(text) > LONGEST:
+    if len(text) > LONGEST or _BARE.fullmatch(text):
         return None
     if len(_DOLLAR.findall(text)) > 1:  # around a formula: no currency
         text = _DOLLAR.sub(" ", text)
@@ -129,13 +132,14 @@ def _units(text: str) -> list[str] | None:
 def contradicts(gold: str, text: str) -> bool:
     """Whether a text says something else than the gold, though math-verify may call the two equal: other units, another
     base, a list of one value twice, a word of the same letters."""
-    if len(text) > LONGEST or len(gold) > LONGEST:
+    if text == gold or len(text) > LONGEST or len(gold) > LONGEST:
         return False
     return _other_unit(gold, text) or _other_base(gold, text) or _repeats(gold, text) or _other_word(gold, text)
 
 
 def _other_unit(gold: str, text: str) -> bool:
-    ours, theirs = measure(gold), measure(text)
+    ours = measure(gold)
+    theirs = measure(text) if ours is not None else None
     if ours is None or theirs is None:
         return False
     return any(one != other for one, other in zip(ours.units, theirs.units, strict=False))
@@ -144,20 +148,28 @@ def _other_unit(gold: str, text: str) -> bool:
 def _other_base(gold: str, text: str) -> bool:
     """A text without a base is taken to be in the gold's: the problem says in which to answer. The other way round only
     base 10 is."""
-    ours, theirs = _bases(gold), _bases(text)
-    return bool(theirs) and not (theirs & ours if ours else theirs == {10} or not re.fullmatch(r"\d+", key(gold)))
+    theirs = _bases(text)
+    if not theirs:
+        return False
+    ours = _bases(gold)
+    return not (theirs & ours if ours else theirs == {10} or not re.fullmatch(r"\d+", key(gold)))
 
 
 def _bases(text: str) -> set[int]:
+    if "_" not in text and text.isascii():  # a lowered digit is no ASCII
+        return set()
     return {int(found[1] or found[2]) for found in _BASED.finditer(key(text))}
 
 
 def _repeats(gold: str, text: str) -> bool:
-    items = [key(item) for item in text.split(",")]
-    return "," not in gold and len(items) > 1 and len(set(items)) == 1 and not re.search(r"[(\[{]", text)
+    if "," in gold or "," not in text or re.search(r"[(\[{]", text):
+        return False
+    return len({key(item) for item in text.split(",")}) == 1
 
 
 def _other_word(gold: str, text: str) -> bool:
+    if any(character.isdigit() for character in gold):
+        return False
     ours, theirs = key(gold), key(text)
     if not _WORD.fullmatch(ours) or not _WORD.fullmatch(theirs):
         return False
