@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from rlad.compare.cells import Results, read_cell, seconds_of_steps, write_cell
+from rlad.compare.identity import differences, evaluated_by
 from rlad.compare.run import chosen_row, missing, selected, waiting
-from rlad.compare.study import Cell, Study, differences, evaluated_by, shown
+from rlad.compare.study import Cell, Study, shown
 from rlad.errors import RladError
 from rlad.files import whole_file
 

@@ -81,9 +81,14 @@ def serve(
         if print_only:
             return 0
         raise RladError(MISSING)
+    os.execve(found, command, _environment(api_key_env))
+
+
+def _environment(api_key_env: str | None) -> dict[str, str]:
+    """Ours, with the key where vLLM looks for it. Raises RladError where the variable that should hold it does not."""
     environment = dict(os.environ)
     if api_key_env is not None:
         if not environment.get(api_key_env):
             raise RladError(f"the environment variable {api_key_env} is not set: export it, or leave --api-key-env out")
         environment["VLLM_API_KEY"] = environment[api_key_env]
-    os.execve(found, command, environment)
+    return environment

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlad.compare.study import SWEEPS, Cell, differences, digest, normal
+from rlad.compare.identity import differences, digest, normal
+from rlad.compare.study import SWEEPS, Cell
 from rlad.errors import RladError
 from rlad.files import whole_file
 

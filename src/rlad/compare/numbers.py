@@ -12,7 +12,8 @@ from statistics import median, quantiles
 from typing import Any
 
 from rlad.compare.cells import Finished
-from rlad.compare.study import digest, evaluated_by, shown
+from rlad.compare.identity import digest, evaluated_by
+from rlad.compare.study import shown
 from rlad.errors import RladError
 from rlad.evaluation.metrics import mean_interval, paired_difference, pass_at_k, sign_flip_p_value
 

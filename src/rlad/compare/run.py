@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 from rlad.compare.cells import Finished, Results
-from rlad.compare.study import Cell, Row, Study, digest
+from rlad.compare.identity import digest
+from rlad.compare.study import Cell, Row, Study
 from rlad.compare.worker import INTERRUPTED, Job, cell_problems, environment_of, make_job, run_job
 from rlad.errors import RladError
 from rlad.files import check_writable

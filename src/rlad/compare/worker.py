@@ -21,7 +21,8 @@ from typing import Any
 import yaml
 
 from rlad.compare.cells import Results, finished_data, write_cell
-from rlad.compare.study import Cell, differences, digest, evaluated_by, rollouts_a_step
+from rlad.compare.identity import differences, digest, evaluated_by
+from rlad.compare.study import Cell, rollouts_a_step
 from rlad.errors import RladError
 from rlad.files import whole_file
 
