@@ -204,13 +204,24 @@ def test_a_step_without_rollouts_belongs_to_the_generation_before() -> None:
     assert row["generation"] == 4 and row["forward and backward"] == 2
 
 
-def test_tokens_are_means_over_steps_and_seeds() -> None:
-    one, two = steps(0.1, 0.2, **{"rlad/clip_high": 0.1}), steps(0.1, **{"rlad/clip_high": 0.4})
-    two[0]["rlad/student_minus_teacher"] = 0.5
+def test_tokens_are_means_over_the_first_and_the_last_quarter_and_over_seeds() -> None:
+    one, two = steps(*[0.1] * 8), steps(*[0.1] * 8)
+    for i in range(8):
+        one[i]["rlad/clip_high"], two[i]["rlad/clip_high"] = i / 10, i / 5
+    two[1]["rlad/student_minus_teacher"], two[7]["rlad/student_minus_teacher"] = 0.5, -0.25
     (row,) = numbers.token_rows([group("rlad", cell(1, 0.5, curve=one), cell(2, 0.5, curve=two))])
-    # Three steps: (.1 + .1 + .4) / 3; log T - log S is known of one: -.5
-    assert row["clipped above"] == pytest.approx(0.2) and row["log T - log S"] == -0.5 and row["clamped"] is None
+    # Two of eight steps: (0 + .1 + 0 + .2) / 4 and (.6 + .7 + 1.2 + 1.4) / 4; log T - log S is known of one at an end.
+    assert row["clipped above"] == pytest.approx((0.075, 0.975)) and row["steps"] == 16
+    assert row["log T - log S"] == (-0.5, 0.25) and row["clamped"] == (None, None)
     assert numbers.token_rows([group("old", cell(1, 0.5))]) == []
+
+
+def test_of_fewer_than_four_steps_the_first_and_the_last_are_the_ends() -> None:
+    curve = steps(0.1, 0.2, 0.3)
+    for i, row in enumerate(curve):
+        row["entropy"] = float(i)
+    (row,) = numbers.token_rows([group("rlad", cell(1, 0.5, curve=curve))])
+    assert row["entropy"] == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +232,7 @@ def test_tokens_are_means_over_steps_and_seeds() -> None:
 def test_only_a_method_with_a_clamp_has_a_share_of_clamped_tokens(method: Any, shown: bool) -> None:
     curve = steps(0.1, **{"rlad/clamped": 0.0, "entropy": 0.5})
     (row,) = numbers.token_rows([group("x", cell(1, 0.5, curve=curve, recipe={"seed": 1, "method": method}))])
-    assert (row["clamped"] == 0.0) is shown and row["entropy"] == 0.5
+    assert (row["clamped"] == (0.0, 0.0)) is shown and row["entropy"] == (0.5, 0.5)
 
 
 def test_rows_of_a_grid_stand_in_the_order_of_its_values() -> None:

@@ -285,18 +285,32 @@ def pass_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def token_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Means over all steps and seeds of what was logged of tokens (TOKENS)."""
+    """What was logged of tokens (TOKENS) at both ends of training: (mean over the first quarter of the steps, mean over
+    the last one), of all seeds together; None of what was not logged there."""
     rows = []
     for group in groups:
-        steps = [row for cell in group.cells for row in cell.curve]
-        means = {column: _mean(row.get(metric) for row in steps) for column, metric in TOKENS.items()}
-        if any(value is not None for value in means.values()):
-            if not any(has_clamp(cell) for cell in group.cells):
-                means["clamped"] = None
-            if means["log T - log S"] is not None:
-                means["log T - log S"] = -means["log T - log S"]
-            rows.append({"label": group.name, "steps": len(steps), **means})
+        curves = [cell.curve for cell in group.cells]
+        ends = [[row for curve in curves for row in part(curve)] for part in (_first_quarter, _last_quarter)]
+        row: dict[str, Any] = {
+            column: tuple(_mean(each.get(metric) for each in steps) for steps in ends)
+            for column, metric in TOKENS.items()
+        }
+        if all(value is None for pair in row.values() for value in pair):
+            continue
+        if not any(has_clamp(cell) for cell in group.cells):
+            row["clamped"] = (None, None)
+        row["log T - log S"] = tuple(None if value is None else -value for value in row["log T - log S"])
+        rows.append({"label": group.name, "steps": sum(map(len, curves)), **row})
     return rows
+
+
+def _first_quarter(curve: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """A quarter of the steps, and one at least."""
+    return curve[: max(1, len(curve) // 4)]
+
+
+def _last_quarter(curve: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    return curve[-max(1, len(curve) // 4) :]
 
 
 def has_clamp(cell: Finished) -> bool:

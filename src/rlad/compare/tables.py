@@ -33,8 +33,9 @@ def markdown(groups: Sequence[Group], baseline: str, sweeps: Sequence[Mapping[st
     if rows := pass_rows(groups):
         parts.append(_pass_table(rows))
     if rows := token_rows(groups):
-        body = [[row["label"], str(row["steps"]), *(_token(name, row[name]) for name in TOKENS)] for row in rows]
-        parts.append("Tokens, means over all steps and seeds:\n\n" + table(["", "steps", *TOKENS], body))
+        body = [[row["label"], str(row["steps"]), *(_ends(name, row[name]) for name in TOKENS)] for row in rows]
+        head = "Tokens, means over the first and over the last quarter of the steps, all seeds together:"
+        parts.append(f"{head}\n\n" + table(["", "steps", *TOKENS], body))
     if rows := seconds_rows(groups):
         parts.append(_seconds_table(rows))
     return "\n\n".join(parts)
@@ -158,9 +159,15 @@ def _with_interval(interval: Interval | None) -> str:
     return percent(interval[0]) + (f" ({between(interval)})" if math.isfinite(interval[1]) else "")
 
 
+def _ends(name: str, values: Sequence[float | None]) -> str:
+    """`0.30 % to 0.15 %`."""
+    first, last = (_token(name, value) for value in values)
+    return first if first == last else f"{first} to {last}"
+
+
 def _token(name: str, value: float | None) -> str:
     if value is None:
         return "-"
     if name == "response tokens":
         return f"{value:.0f}"
-    return percent(value) if name.startswith("cl") else f"{value:.3f}"
+    return f"{100 * value:.2f} %" if name.startswith("cl") else f"{value:.3f}"
