@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlad import layout
 from rlad.cli.memory import memory
 from rlad.errors import RladError
 
@@ -188,5 +189,5 @@ def output_line(folder: str) -> str:
 
     if not Path(folder).exists():
         return f"{folder} (will be made)"
-    found = last_checkpoint(Path(folder) / "checkpoints")
+    found = last_checkpoint(Path(folder) / layout.CHECKPOINTS)
     return f"{folder} (has {found.name}: --resume goes on from it)" if found else f"{folder} (exists)"

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rlad import layout
+
 RUNS = typer.Argument(help="What `rlad train` wrote to. Several runs are drawn over each other.", show_default=False)
 OUTPUT = typer.Option(
     "--output", metavar="FILE", help="Where to write; by default report.html in the first run.", show_default=False
@@ -25,7 +27,7 @@ def report(
 
     from rlad.report.page import write_report
 
-    path = Path(output) if output is not None else Path(runs[0]) / "report.html"
+    path = Path(output) if output is not None else Path(runs[0]) / layout.REPORT
     written = write_report(runs, path, max_mb)
     left = written.recorded - written.shown
     print(

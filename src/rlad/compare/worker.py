@@ -20,13 +20,13 @@ from typing import Any
 
 import yaml
 
+from rlad import layout
 from rlad.compare.cells import Results, finished_data, write_cell
 from rlad.compare.identity import differences, digest, evaluated_by
 from rlad.compare.study import Cell, rollouts_a_step
 from rlad.errors import RladError
 from rlad.files import whole_file
 
-BEFORE, AFTER = "evaluation-before.json", "evaluation-after.json"
 INTERRUPTED = 130
 Say = Callable[[str], None]
 
@@ -110,7 +110,7 @@ def _train(job: Job, commit: str | None, say: Say) -> dict[str, Any] | None:
     cell, folder = job.cell, Path(job.folder)
     known = Path(job.shared) / f"{digest(evaluated_by(cell.recipe))}.json"
     asked = None
-    finished = (folder / "summary.json").is_file()
+    finished = (folder / layout.SUMMARY).is_file()
     if finished:
         say(f"{folder} is finished: only its result was missing")
     else:
@@ -118,14 +118,14 @@ def _train(job: Job, commit: str | None, say: Say) -> dict[str, Any] | None:
         asked = _asked(recipe)
         if _run_recipe(cell, recipe, folder, _prepare(folder, known, asked, say), say) == INTERRUPTED:
             return None
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    before, after = _loaded(folder / BEFORE), _loaded(folder / AFTER)
+    summary = json.loads((folder / layout.SUMMARY).read_text(encoding="utf-8"))
+    before, after = _loaded(folder / layout.BEFORE), _loaded(folder / layout.AFTER)
     if not finished:
         summary = _with_commits(summary, commit)
         if before is not None and _loaded(known, asked) is None:
             before.save(known)
     about = _about(job) | {"rollouts": summary["steps"] * rollouts_a_step(cell.kind, cell.recipe)}
-    return finished_data(cell, summary, read_metrics(folder / "metrics.jsonl"), before, after, about)
+    return finished_data(cell, summary, read_metrics(folder / layout.METRICS), before, after, about)
 
 
 def _about(job: Job) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _run_recipe(cell: Cell, recipe: Any, folder: Path, resume: bool, say: Say) -
         return train(recipe, resume=resume, emit=say)
     from rlad.compare.clock import StopAfter
 
-    return train(recipe, resume=resume, emit=say, callbacks=[StopAfter(cell.seconds, folder / "metrics.jsonl")])
+    return train(recipe, resume=resume, emit=say, callbacks=[StopAfter(cell.seconds, folder / layout.METRICS)])
 
 
 def _set_other_aside(job: Job, say: Say) -> None:
@@ -171,7 +171,7 @@ def _set_other_aside(job: Job, say: Say) -> None:
     from rlad.trainer.session import set_aside
 
     folder = Path(job.folder)
-    written = folder / "recipe.yaml"
+    written = folder / layout.RECIPE
     if not written.is_file() and not job.path.is_file():
         return
     try:
@@ -199,17 +199,17 @@ def _prepare(folder: Path, known: Path, asked: Sequence[str] | None, say: Say) -
     """
     from rlad.trainer.saving import last_checkpoint
 
-    for path in (folder / BEFORE, folder / AFTER, known):
+    for path in (folder / layout.BEFORE, folder / layout.AFTER, known):
         if path.is_file() and _loaded(path, asked) is None:
             say(f"{path} is not whole, or not of the problems that the task has now: it is made again")
             path.unlink(missing_ok=True)
-    if (folder / "recipe.yaml").is_file() and last_checkpoint(folder / "checkpoints") is not None:
+    if (folder / layout.RECIPE).is_file() and last_checkpoint(folder / layout.CHECKPOINTS) is not None:
         return True
-    if _loaded(known) is None and (found := _loaded(folder / BEFORE)) is not None:
+    if _loaded(known) is None and (found := _loaded(folder / layout.BEFORE)) is not None:
         found.save(known)
     shutil.rmtree(folder, ignore_errors=True)
     if (found := _loaded(known)) is not None:
-        found.save(folder / BEFORE)
+        found.save(folder / layout.BEFORE)
     return False
 
 
@@ -265,7 +265,7 @@ def _evaluate(job: Job, commit: str | None, say: Say) -> dict[str, Any] | None:
         batch_size=spec.batch_size,
         chat_template_kwargs=arguments["chat_template_kwargs"],
     )
-    result.save(folder / AFTER)
+    result.save(folder / layout.AFTER)
     say(result.table())
     summary = {"seconds": time.monotonic() - started, **_with_commits(environment(), commit)}
     return finished_data(job.cell, summary, [], None, result, _about(job))

@@ -11,6 +11,7 @@ from datasets import Dataset, disable_progress_bars
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from rlad import layout
 from rlad.errors import RladError
 from rlad.evaluation.problems import PromptFormat
 from rlad.evaluation.run import Settings, write_json
@@ -114,7 +115,7 @@ def train_offline(
     trainer = make_trainer(recipe, arguments, rows, model, tokenizer, output, say)
     if not resume:
         begin(recipe, say)  # last: what cannot be loaded must not set an earlier run aside
-    checkpoint = last_checkpoint(output / "checkpoints") if resume else None
+    checkpoint = last_checkpoint(output / layout.CHECKPOINTS) if resume else None
     return _train(recipe, task, trainer, traces, output, checkpoint, say)
 
 
@@ -130,11 +131,11 @@ def _checked(recipe: SftRecipe, task: Task, output: Path) -> OfflineConfig:
 
 
 def _check_resumable(recipe: SftRecipe, output: Path) -> None:
-    if (output / "summary.json").is_file():
+    if (output / layout.SUMMARY).is_file():
         raise RladError(f"{output} is finished: see its summary.json; to train again leave --resume out")
-    if not (output / "recipe.yaml").is_file():
+    if not (output / layout.RECIPE).is_file():
         raise RladError(f"there is no training to resume in {output}: leave --resume out (traces go on in any case)")
-    check_same_recipe(recipe, output / "recipe.yaml", "rlad sft")
+    check_same_recipe(recipe, output / layout.RECIPE, "rlad sft")
 
 
 def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Traces:
@@ -231,7 +232,7 @@ def _longest(recipe: SftRecipe, model: Any) -> int | None:
 
 def arguments_of(recipe: SftRecipe, output: Path) -> OfflineConfig:
     """The trainer's configuration. Raises RladError for what transformers and TRL refuse themselves, or lack here."""
-    arguments = {**recipe.trainer_arguments(), "output_dir": str(output / "checkpoints"), "disable_tqdm": True}
+    arguments = {**recipe.trainer_arguments(), "output_dir": str(output / layout.CHECKPOINTS), "disable_tqdm": True}
     ours: dict[str, Any] = {
         "max_completion_length": recipe.sft.max_new_tokens,
         "chat_template_kwargs": dict(recipe.sft.chat_template_kwargs),
@@ -259,7 +260,7 @@ def make_trainer(
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=recipe.model.lora and recipe.model.lora.peft_config(),
-            callbacks=[Checkpoints(), StepLine(say, COLUMNS), MetricsFile(output / "metrics.jsonl")],
+            callbacks=[Checkpoints(), StepLine(say, COLUMNS), MetricsFile(output / layout.METRICS)],
         )
     except (ValueError, ImportError) as error:  # of combinations, which TRL and transformers check themselves
         raise RladError(f"trainer: {' '.join(str(error).split())}") from error
@@ -295,8 +296,8 @@ def _train(
         "trained_on": len(trainer.train_dataset),
     }
     better = done.tell_gain(summary, say)
-    write_json(output / "summary.json", summary)  # first: a picture that fails must not cost the run
-    if metrics := read_metrics(output / "metrics.jsonl"):
-        learning_curve({"sft": [metrics]}, output / "learning_curve.png", "loss", "sft: training loss")
+    write_json(output / layout.SUMMARY, summary)  # first: a picture that fails must not cost the run
+    if metrics := read_metrics(output / layout.METRICS):
+        learning_curve({"sft": [metrics]}, output / layout.CURVE, "loss", "sft: training loss")
     say(f"\n{done.steps} steps in {done.seconds:.0f} s. Written to {output}: the student in model, and summary.json")
     return exit_status(recipe, better, say)

@@ -11,13 +11,13 @@ from typing import Any, TypeGuard
 
 import yaml
 
-from rlad import records
+from rlad import layout, records
 from rlad.errors import RladError
 from rlad.report.curve import read_metrics
 from rlad.report.tokens import Vocabulary
 from rlad.report.words import COVERAGE, CURVES, SECONDS, method_words
 
-RECORDS, TOKENIZER = "records", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 GAIN = "before after difference low high problems".split()  # the numbers of a row of `gain` in summary.json
 
 
@@ -44,7 +44,7 @@ class Run:
 
     def vocabulary(self) -> Vocabulary:
         """Of the student, as recorded, or as saved beside the trained model."""
-        places = (self.folder / RECORDS / TOKENIZER, self.folder / "model" / TOKENIZER)
+        places = (self.folder / layout.RECORDS / TOKENIZER, self.folder / layout.MODEL / TOKENIZER)
         return Vocabulary(next((path for path in places if path.is_file()), None))
 
 
@@ -56,7 +56,8 @@ def read_runs(folders: Iterable[str | Path]) -> list[Run]:
     found: list[Run] = []
     for each in folders:
         folder = Path(each)
-        stages = sorted(folder.glob("stage-*/recipe.yaml"), key=lambda path: (len(path.parent.name), path.parent.name))
+        recipes = folder.glob(f"{layout.STAGE.format('*')}/{layout.RECIPE}")
+        stages = sorted(recipes, key=lambda path: (len(path.parent.name), path.parent.name))
         for place in [path.parent for path in stages] or [folder]:
             run = _read(place, f"{folder.name}, {place.name}" if stages else folder.resolve().name)
             taken = sum(run.name == other.name or other.name.startswith(f"{run.name} (") for other in found)
@@ -69,9 +70,9 @@ def read_runs(folders: Iterable[str | Path]) -> list[Run]:
 def _read(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise RladError(f"there is no folder {folder}: give what `rlad train` wrote to, or the output_dir of a script")
-    metrics = folder / "metrics.jsonl"
-    parts = records.parts(folder / RECORDS)
-    recipe = folder / "recipe.yaml"
+    metrics = folder / layout.METRICS
+    parts = records.parts(folder / layout.RECORDS)
+    recipe = folder / layout.RECIPE
     if not (recipe.is_file() or metrics.is_file() or parts):
         raise RladError(f"{folder} holds no run: no recipe.yaml, no metrics.jsonl and no records")
     text = _text(recipe)
@@ -80,7 +81,7 @@ def _read(folder: Path, name: str) -> Run:
         folder=folder,
         recipe=_mapping(text, recipe, yaml.safe_load),
         recipe_text=text,
-        summary=_summary(folder / "summary.json"),
+        summary=_summary(folder / layout.SUMMARY),
         metrics=read_metrics(metrics),
         parts=parts,
         about=records.read_about(next(iter(parts.values()))) if parts else {},

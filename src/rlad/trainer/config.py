@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic import Field as Limits
 
+from rlad import layout
 from rlad.errors import RladError
 from rlad.trainer.messages import close_to, model_problems, type_problem, unknown_key
 from rlad.trainer.options import PAPER_DEFAULTS
@@ -193,10 +194,10 @@ def packaged_recipes() -> list[str]:
 def find_recipe(reference: str) -> Path:
     """The file of a recipe: a packaged name, a YAML file, or a folder that holds a recipe.yaml. Raises RladError."""
     if reference in packaged_recipes():
-        return PACKAGED / reference / "recipe.yaml"
+        return PACKAGED / reference / layout.RECIPE
     path = Path(reference).expanduser()
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
+    if path.is_dir() and (path / layout.RECIPE).is_file():
+        return path / layout.RECIPE
     if path.is_file():
         return path
     names = packaged_recipes()

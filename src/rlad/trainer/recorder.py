@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlad import records
+from rlad import layout, records
 from rlad.files import whole_file
 from rlad.tasks.base import gold
 from rlad.trainer.environment import source_commit
@@ -202,7 +202,7 @@ def make_recorder(trainer: RLADTrainer) -> Recorder | None:
     args = trainer.args
     if not args.record_every or not trainer.accelerator.is_main_process:
         return None
-    folder = Path(args.record_folder or Path(args.output_dir or ".") / "records")
+    folder = Path(args.record_folder or Path(args.output_dir or ".") / layout.RECORDS)
     return Recorder(folder, args.record_every, args.record_groups, folder.absolute().parent.name, args.seed)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlad import layout
 from rlad.errors import RladError
 from rlad.models import resolve
 from rlad.trainer.config import Recipe, processes
@@ -72,7 +73,7 @@ def train(
     if checkpoint is None:
         begin(recipe, say)  # last: what cannot be loaded must not set an earlier run aside
         if arguments.log_completions:  # TRL made it with the trainer, and an earlier run may have taken it along
-            (output / "checkpoints" / "completions").mkdir(parents=True, exist_ok=True)
+            (output / layout.CHECKPOINTS / "completions").mkdir(parents=True, exist_ok=True)
     stop = StopAtBoundary(batches(vars(trainer.args), trainer.args.world_size).boundary, say)
     for callback in (stop, *callbacks):
         trainer.add_callback(callback)
@@ -107,12 +108,12 @@ def _check_enough(recipe: Recipe, examples: int) -> None:
 
 def _checkpoint(recipe: Recipe, output: Path, say: Callable[[str], None]) -> Path:
     """The checkpoint to go on from. Raises RladError where there is none, or the recipe is another."""
-    if (output / "summary.json").is_file():
+    if (output / layout.SUMMARY).is_file():
         raise RladError(f"{output} is finished: see its summary.json; to train again leave --resume out")
-    found = last_checkpoint(output / "checkpoints")
+    found = last_checkpoint(output / layout.CHECKPOINTS)
     if found is None:
         raise RladError(f"there is no whole checkpoint in {output / 'checkpoints'}: start again without --resume")
-    check_same_recipe(recipe, output / "recipe.yaml", "rlad train")
+    check_same_recipe(recipe, output / layout.RECIPE, "rlad train")
     say(f"going on from {found}")
     return found
 
@@ -122,8 +123,8 @@ def arguments_of(recipe: Recipe, output: Path) -> Any:
     from rlad.trainer.arguments import RLADConfig
     from rlad.trainer.recorder import EVERY
 
-    recorded = {"record_every": EVERY, "record_folder": str(output / "records")}
-    arguments = {**recorded, **recipe.trainer_arguments(), "output_dir": str(output / "checkpoints")}
+    recorded = {"record_every": EVERY, "record_folder": str(output / layout.RECORDS)}
+    arguments = {**recorded, **recipe.trainer_arguments(), "output_dir": str(output / layout.CHECKPOINTS)}
     arguments["trust_remote_code"] = recipe.model.trust_remote_code  # for what TRL loads itself: vLLM's, the reference
     try:
         return RLADConfig(**arguments, method=recipe.method, disable_tqdm=True)
@@ -157,7 +158,7 @@ def _make_trainer(
         teacher_model=teacher,
         teacher_init_kwargs=recipe.teacher.load_kwargs() if isinstance(recipe.teacher, ModelSpec) else None,
         teacher_alignment=alignment(recipe.teacher),
-        callbacks=[StepLine(say), MetricsFile(output / "metrics.jsonl")],
+        callbacks=[StepLine(say), MetricsFile(output / layout.METRICS)],
         peft_config=recipe.model.lora and recipe.model.lora.peft_config(),
     )
     trainer.remove_callback(PrinterCallback)
@@ -209,22 +210,22 @@ def _finish(recipe: Recipe, output: Path, done: Trained, say: Callable[[str], No
 
     summary = done.summary(recipe)
     better = done.tell_gain(summary, say)
-    write_json(output / "summary.json", summary)  # first: a picture that fails must not cost the run
-    if metrics := read_metrics(output / "metrics.jsonl"):
+    write_json(output / layout.SUMMARY, summary)  # first: a picture that fails must not cost the run
+    if metrics := read_metrics(output / layout.METRICS):
         metric = "accuracy" if any("accuracy" in row for row in metrics) else "reward"
         label = recipe.method["name"]
-        learning_curve({label: [metrics]}, output / "learning_curve.png", metric, f"{label}: training {metric}")
+        learning_curve({label: [metrics]}, output / layout.CURVE, metric, f"{label}: training {metric}")
     _report(output, say)
     say(f"\n{done.steps} steps in {done.seconds:.0f} s. Written:")
     for name, what in (
-        ("model", "the student, for AutoModelForCausalLM.from_pretrained"),
-        ("best", "the same after the best validation"),
-        ("metrics.jsonl", "every logged step"),
-        ("validation.jsonl", "every validation"),
-        ("learning_curve.png", "the learning curve"),
-        ("records", "groups of rollouts, token by token"),
-        ("report.html", "what the teacher did, on one page: open it in a browser"),
-        ("summary.json", "this table, the recipe and the environment"),
+        (layout.MODEL, "the student, for AutoModelForCausalLM.from_pretrained"),
+        (layout.BEST, "the same after the best validation"),
+        (layout.METRICS, "every logged step"),
+        (layout.VALIDATION, "every validation"),
+        (layout.CURVE, "the learning curve"),
+        (layout.RECORDS, "groups of rollouts, token by token"),
+        (layout.REPORT, "what the teacher did, on one page: open it in a browser"),
+        (layout.SUMMARY, "this table, the recipe and the environment"),
     ):
         if (output / name).exists():
             say(f"  {output / name}  ({what})")
@@ -236,6 +237,6 @@ def _report(output: Path, say: Callable[[str], None]) -> None:
     from rlad.report.page import write_report
 
     try:
-        write_report([output], output / "report.html")
+        write_report([output], output / layout.REPORT)
     except RladError as error:
         say(f"no report was written: {error}")

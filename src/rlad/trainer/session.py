@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlad import layout
 from rlad.errors import RladError
 from rlad.evaluation.problems import problem_id
 from rlad.files import check_writable
@@ -88,7 +89,7 @@ def train_and_evaluate(
     recipe: of either command. command: which goes on after an interruption. None: interrupted at a checkpoint.
     """
     validation = _validation(recipe, task, trainer, output, stop, say)
-    before = _evaluate(recipe, task, trainer, output / "evaluation-before.json", "before", say)
+    before = _evaluate(recipe, task, trainer, output / layout.BEFORE, "before", say)
     started = time.monotonic()
     with stop.listening():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -97,9 +98,9 @@ def train_and_evaluate(
         say(f"stopped after step {steps}; go on with: {command} {output / 'recipe.yaml'} --resume")
         return None
     seconds = time.monotonic() - started
-    save_model(trainer, output / "model")
+    save_model(trainer, output / layout.MODEL)
     model, best = _best(recipe, validation, trainer, say)
-    after = _evaluate(recipe, task, trainer, output / "evaluation-after.json", "after", say, model)
+    after = _evaluate(recipe, task, trainer, output / layout.AFTER, "after", say, model)
     evaluated_step = None if validation is None else steps if best is None else best
     return Trained(before, after, seconds, steps, evaluated_step)
 
@@ -152,7 +153,7 @@ def begin(recipe: Any, say: Callable[[str], None]) -> None:
     set_aside(output, say)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        (output / layout.RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise RladError(f"cannot write to {output}: {error}") from error
 
@@ -175,7 +176,7 @@ def check_same_recipe(recipe: Any, path: Path, command: str) -> None:
 
 def set_aside(output: Path, say: Callable[[str], None]) -> None:
     """Rename a folder that holds a run, so that another can be made there and nothing is lost."""
-    if (output / "recipe.yaml").exists():
+    if (output / layout.RECIPE).exists():
         aside = output.with_name(f"{output.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         output.rename(aside)
         say(f"{output} held an earlier run: it is now {aside}")

@@ -18,10 +18,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlad import layout
 from rlad.errors import RladError
 from rlad.trainer.config import STAGE_KEYS, Recipe
-
-FOLDER = "stage-{}"
 
 
 def stage_recipe(recipe: Recipe, index: int, model: str | None = None) -> Recipe:
@@ -29,7 +28,7 @@ def stage_recipe(recipe: Recipe, index: int, model: str | None = None) -> Recipe
     data = recipe.model_dump()
     stage = data.pop("stages")[index]
     data = merged(data, stage)
-    data["output"] = str(Path(recipe.output) / FOLDER.format(index + 1))
+    data["output"] = str(Path(recipe.output) / layout.STAGE.format(index + 1))
     data["seed"] = stage.get("seed", recipe.seed + index)  # or every stage would draw the same puzzles again
     if model is not None:
         # The template that was saved with it opens <think> already, where it was asked to.
@@ -80,7 +79,7 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
         except RladError as error:  # now, and not when the stages before it are trained
             raise RladError(f"stages.{index + 1}: {error}") from None
     output = Path(recipe.output)
-    written = output / "recipe.yaml"
+    written = output / layout.RECIPE
     if resume:
         if not written.is_file():
             raise RladError(f"there is no run in {output} to go on with: start without --resume")
@@ -92,12 +91,12 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
         stage = stage_recipe(recipe, index, model)
         folder = Path(stage.output)
         # Without `resume` all is new, whatever another process still sees of a run that is being set aside.
-        if resume and (folder / "summary.json").is_file():
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        if resume and (folder / layout.SUMMARY).is_file():
+            summary = json.loads((folder / layout.SUMMARY).read_text(encoding="utf-8"))
             status = exit_status(stage, better(summary), say)
         else:
             say(f"stage {index + 1} of {len(recipe.stages)}: {describe(recipe.stages[index])}")
-            again = resume and last_checkpoint(folder / "checkpoints") is not None
+            again = resume and last_checkpoint(folder / layout.CHECKPOINTS) is not None
             if not again and first_process():
                 set_aside(folder, say)
                 _take_over(stage, last)
@@ -105,11 +104,11 @@ def train_stages(recipe: Recipe, resume: bool, say: Callable[[str], None]) -> in
             if status == INTERRUPTED:
                 return status
         _let_go()
-        model = str(folder / ("best" if (folder / "best").is_dir() else "model"))
+        model = str(folder / (layout.BEST if (folder / layout.BEST).is_dir() else layout.MODEL))
         last = stage
     if first_process():
         found = {"recipe": recipe.model_dump(), "stages": len(recipe.stages), "model": model}
-        write_json(output / "summary.json", found)
+        write_json(output / layout.SUMMARY, found)
     say(f"all {len(recipe.stages)} stages are done: the model is {model}")
     return status
 
@@ -144,7 +143,7 @@ def _take_over(stage: Recipe, last: Recipe | None) -> None:
     ours, theirs = (
         load_task(each.task).evaluation(stage.evaluate.split, stage.evaluate.puzzles) for each in (stage, last)
     )
-    found, target = Path(last.output) / "evaluation-after.json", Path(stage.output) / "evaluation-before.json"
+    found, target = Path(last.output) / layout.AFTER, Path(stage.output) / layout.BEFORE
     if list(ours) == list(theirs) and found.is_file() and not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, target)

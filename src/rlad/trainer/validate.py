@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
+from rlad import layout
 from rlad.errors import RladError
 from rlad.files import whole_file
 from rlad.trainer.saving import save_model
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rlad.tasks import Task
     from rlad.trainer.sections import ValidateSpec
 
-HISTORY, BEST, NOTE = "validation.jsonl", "best", "validation.json"
+NOTE = "validation.json"
 
 
 class Validation(TrainerCallback):
@@ -46,7 +47,7 @@ class Validation(TrainerCallback):
     ) -> None:
         self.trainer, self.task, self.spec, self.seed, self.emit = trainer, task, spec, seed, emit
         self.interrupted = interrupted
-        self.history, self.best = output / HISTORY, output / BEST
+        self.history, self.best = output / layout.VALIDATION, output / layout.BEST
         self.examples = list(task.evaluation(spec.split, spec.puzzles))
         self.last = -1
 
