@@ -160,9 +160,9 @@ def _with_interval(interval: Interval | None) -> str:
 
 
 def _ends(name: str, values: Sequence[float | None]) -> str:
-    """`0.30 % to 0.15 %`."""
+    """`0.30 % -> 0.15 %`."""
     first, last = (_token(name, value) for value in values)
-    return first if first == last else f"{first} to {last}"
+    return first if first == last else f"{first} -> {last}"
 
 
 def _token(name: str, value: float | None) -> str:
