@@ -182,6 +182,15 @@ def test_clamp_never_decides_the_clip_at_alpha_half() -> None:
         assert (low | high).any()
 
 
+def test_where_both_are_sure_and_disagree_only_the_teachers_direction_is_left() -> None:
+    # S - T = 15 and -15, clamped to 1 and -1: r = e^.5 = 1.649 and e^-.5 = .607; the clamp leaves alpha = .5 of a gradient.
+    student, teacher = row(-0.001, -15.0), row(-15.001, 0.0)
+    # A = 1: 1.649 is above 1.28, clipped; .607 is not below .8 on that side: .5 * .607
+    assert run(RLAD(), student, None, teacher, 1.0)[1] == near(0.0, 0.5 * math.exp(-0.5))
+    # A = -1: -1.649 is the smaller, nothing stops it: -.5 * 1.649; .607 is below .8, clipped
+    assert run(RLAD(), student, None, teacher, -1.0)[1] == near(-0.5 * math.exp(0.5), 0.0)
+
+
 def test_nothing_is_clipped_on_the_first_step_at_alpha_0_9() -> None:
     # r = exp(.1 gap) with |gap| <= 1: between .9048 and 1.1052, inside [.8, 1.28]. Without the clamp it can be.
     gaps = torch.linspace(-6, 6, 241, dtype=torch.float64).unsqueeze(0)
