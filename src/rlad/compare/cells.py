@@ -20,7 +20,7 @@ TOTALS = ("average", "all")
 # What is kept of a step: TRL's names, ours as rlad/*. The rest is in the run's metrics.jsonl.
 KEPT = (
     "accuracy", "reward", "entropy", "completions/mean_length", "rlad/clip_low", "rlad/clip_high", "rlad/clamped",
-    "rlad/log_ratio_abs", "rlad/student_minus_teacher", "rlad/zero_variance_groups", "step_time",
+    "rlad/ratio", "rlad/log_ratio_abs", "rlad/student_minus_teacher", "rlad/zero_variance_groups", "step_time",
     "rlad/seconds/generation", "rlad/seconds/rewards", "rlad/seconds/teacher", "rlad/seconds/ours",
     "rlad/seconds/recorder", "loss", "mean_token_accuracy",
 )  # fmt: skip
