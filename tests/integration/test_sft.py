@@ -263,6 +263,36 @@ def test_what_would_stop_the_training_is_said_before_traces_are_made(base: str, 
         assert not (tmp_path / "run-traces").exists()
 
 
+@pytest.mark.parametrize(
+    ("teacher", "sft", "said"),
+    [
+        (None, {}, {"backend": "transformers"}),
+        (None, {"backend": "vllm"}, {"backend": "vllm"}),
+        ({"url": "http://127.0.0.1:1", "tokenizer": "one"}, {}, {"tokenizer": "one"}),
+        ({"url": "http://127.0.0.1:1", "tokenizer": "other"}, {}, {"tokenizer": "other"}),
+    ],
+)
+def test_traces_depend_on_the_backend_and_on_a_served_teachers_tokenizer(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: Any, sft: Any, said: dict[str, str]
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr("rlad.offline.sft.make_traces", lambda *given: found.append(given[6]))
+    recipe = SftRecipe.from_mapping(mapping(base, None, tmp_path / "run", teacher=teacher or base, sft=sft))
+    traces_of(recipe, load_task(recipe.task), print)
+    assert {name: found[0][name] for name in ("backend", "tokenizer") if name in found[0]} == said
+
+
+def test_traces_that_never_close_the_think_of_the_students_prompt_are_left_out_and_counted(
+    base: str, tmp_path: Path
+) -> None:
+    closed = [record(i, f"{text}</think>Bob") for i, text in enumerate(RESPONSES)]
+    Writer(tmp_path / "traces", "trace").append([*closed, record(9, "Bob is")])
+    student = {"path": base, "open_think": True}
+    lines = run(base, tmp_path / "traces", tmp_path / "run", model=student, trainer={"max_steps": 1})
+    assert "1 of 7 traces never close the <think> of the student's prompt, and are left out" in lines
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["traces"]["trained_on"] == 6
+
+
 def test_traces_depend_on_the_teachers_weights(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Any] = []
     monkeypatch.setattr("rlad.offline.sft.make_traces", lambda *given: found.append(given[6]["weights"]))

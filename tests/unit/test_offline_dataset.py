@@ -13,7 +13,7 @@ import tiny
 from rlad.errors import RladError
 from rlad.evaluation.problems import PromptFormat
 from rlad.models.tokenizer import train_other_tokenizer
-from rlad.offline.dataset import training_rows
+from rlad.offline.dataset import TOO_LONG, UNCLOSED, training_rows
 
 MESSAGES = [{"role": "system", "content": "Think."}, {"role": "user", "content": "Is Bob a knave"}]
 # What a template of a reasoning model does to an assistant's turn, and a prompt never shows.
@@ -35,7 +35,7 @@ def test_mask_and_ids_token_by_token() -> None:
     (row,), left_out = training_rows(words, [trace("Bob is")], PromptFormat())
     trained = [token for token, bit in zip(row["input_ids"], row["completion_mask"], strict=True) if bit]
     asked = [token for token, bit in zip(row["input_ids"], row["completion_mask"], strict=True) if not bit]
-    assert left_out == 0 and words.decode(asked) == prompt
+    assert left_out == {} and words.decode(asked) == prompt
     assert row["completion_mask"] == [0] * len(asked) + [1] * len(trained)  # the prompt first, in one piece
     assert words.decode(trained[:-1]) == "Bob is" and trained[-1] == words.eos_token_id
 
@@ -86,7 +86,7 @@ def test_what_is_too_long_is_left_out_whole_and_counted() -> None:
     short, long = trace("Bob"), trace("Bob " * 30)
     (row,), _ = training_rows(words, [short], PromptFormat())
     longest = len(row["input_ids"])
-    assert training_rows(words, [long, short], PromptFormat(), longest) == ([row], 1)
+    assert training_rows(words, [long, short], PromptFormat(), longest) == ([row], {TOO_LONG: 1})
     with pytest.raises(RladError, match=f"every one of the 2 traces is longer than {longest - 1} tokens"):
         training_rows(words, [long, short], PromptFormat(), longest - 1)
 
@@ -96,6 +96,7 @@ def test_what_is_too_long_is_left_out_whole_and_counted() -> None:
     [
         (True, "<think>x</think>y", "the traces begin with it"),
         (False, "x</think>y", "set model.open_think=true"),
+        (True, "y", "leave out what puts it there .model.open_think"),
         (True, "x</think>y", None),
         (False, "<think>x</think>y", None),
         (False, "y", None),
@@ -107,10 +108,18 @@ def test_a_reasoning_is_opened_once(
     words = tiny.tokenizer()
     monkeypatch.setattr(words, "chat_template", words.chat_template + ("<think>\n" if opened else ""))
     if said is None:
-        assert training_rows(words, [trace(response)], PromptFormat())[1] == 0
+        assert training_rows(words, [trace(response)], PromptFormat())[1] == {}
     else:
         with pytest.raises(RladError, match=said):
             training_rows(words, [trace(response)], PromptFormat())
+
+
+def test_a_reasoning_that_is_never_closed_is_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = tiny.tokenizer()
+    monkeypatch.setattr(words, "chat_template", words.chat_template + "<think>\n")
+    closed, open_ = trace("Bob</think>knave"), trace("Bob is a knave")
+    expected, _ = training_rows(words, [closed], PromptFormat())
+    assert training_rows(words, [open_, closed, open_], PromptFormat()) == (expected, {UNCLOSED: 2})
 
 
 @pytest.mark.parametrize("prompt", ["Who is a knight?", '"Who?"', "[]", '[{"role": "user"}]', "7"])

@@ -61,6 +61,17 @@ class Parity:
         return Score(float(right), right, response, "")
 
 
+class Remainder(Parity):
+    """Right where the response leaves the example's `gold` over after a division by `by`."""
+
+    def __init__(self, by: int = 2) -> None:
+        self.by = by
+
+    def score(self, response: str, example: Mapping[str, Any]) -> Score:
+        right = int(response) % self.by == example["gold"]
+        return Score(float(right), right, response, "")
+
+
 def problems(count: int, first: int = 0) -> list[dict[str, Any]]:
     return [{"prompt": [{"role": "user", "content": str(i)}], "difficulty": i % 2} for i in range(first, first + count)]
 
@@ -100,8 +111,9 @@ def make(folder: Path, teacher: Teacher, count: int = 10, **changed: Any) -> Any
     cap, about = options.pop("cap"), options.pop("about", ABOUT)
     examples = options.pop("examples", None) or problems(count)
     lines: list[str] = options.pop("lines", [])
+    task = options.pop("task", Parity())
     settings = Settings(**options, prompt=PromptFormat("raw"))
-    return make_traces(lambda: teacher, Parity(), examples, folder, settings, cap, about, lines.append)
+    return make_traces(lambda: teacher, task, examples, folder, settings, cap, about, lines.append)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -175,6 +187,8 @@ def test_more_problems_go_on_behind_the_first(tmp_path: Path) -> None:
         ({"sampling": Sampling(max_new_tokens=8)}, "max_new_tokens was 9 and is 8"),
         ({"about": {**ABOUT, "teacher": "another"}}, "teacher was 'someone' and is 'another'"),
         ({"about": {**ABOUT, "weights": "b"}}, "weights was 'a' and is 'b'"),
+        ({"about": {**ABOUT, "backend": "vllm"}}, "backend was 'transformers' and is 'vllm'"),
+        ({"about": {**ABOUT, "tokenizer": "other"}}, "tokenizer was 'one' and is 'other'"),
         ({"about": {**ABOUT, "dtype": "bfloat16"}}, "dtype was None and is 'bfloat16'"),
         ({"about": {**ABOUT, "task": {"name": "x"}}}, "task was {'name': 'parity'} and is {'name': 'x'}"),
         ({"examples": problems(10, first=5)}, "part-000000.parquet holds traces of other problems"),
@@ -183,7 +197,7 @@ def test_more_problems_go_on_behind_the_first(tmp_path: Path) -> None:
 def test_traces_that_were_made_otherwise_are_refused_by_name(
     tmp_path: Path, changed: dict[str, Any], said: str
 ) -> None:
-    make(tmp_path, Teacher(), about={**ABOUT, "weights": "a"})
+    make(tmp_path, Teacher(), about={**ABOUT, "weights": "a", "backend": "transformers", "tokenizer": "one"})
     before = rows(tmp_path)
     with pytest.raises(RladError, match="choose another folder") as caught:
         make(tmp_path, Teacher(), **changed)
@@ -191,12 +205,64 @@ def test_traces_that_were_made_otherwise_are_refused_by_name(
     assert rows(tmp_path) == before
 
 
-def test_traces_made_before_weights_were_kept_are_taken_and_later_ones_of_the_folder_are_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["weights", "backend", "tokenizer"])
+def test_traces_made_before_this_was_kept_are_taken_and_later_ones_of_the_folder_are_not(
+    tmp_path: Path, name: str
+) -> None:
     old = make(tmp_path, Teacher(), count=8)
-    assert make(tmp_path, Teacher(stop_after=0), count=8, about={**ABOUT, "weights": "a"}) == old
-    make(tmp_path, Teacher(), count=12, about={**ABOUT, "weights": "a"})
-    with pytest.raises(RladError, match="weights was 'a' and is 'b'"):
-        make(tmp_path, Teacher(), count=12, about={**ABOUT, "weights": "b"})
+    assert make(tmp_path, Teacher(stop_after=0), count=8, about={**ABOUT, name: "a"}) == old
+    make(tmp_path, Teacher(), count=12, about={**ABOUT, name: "a"})
+    with pytest.raises(RladError, match=f"{name} was 'a' and is 'b'"):
+        make(tmp_path, Teacher(), count=12, about={**ABOUT, name: "b"})
+
+
+def golds(*values: int) -> list[dict[str, Any]]:
+    return [example | {"gold": gold} for example, gold in zip(problems(len(values)), values, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "touched"),
+    [
+        ({"examples": golds(0, 0, 0, 0, 0, 1)}, 6),  # the gold of the last problem, in the second part, is corrected
+        ({"task": Remainder(by=4), "examples": golds(0, 0, 0, 0, 0, 0)}, None),  # same columns, another scorer
+    ],
+)
+def test_traces_that_are_there_have_the_verdict_of_todays_gold_and_scorer(
+    tmp_path: Path, changed: dict[str, Any], touched: int | None
+) -> None:
+    made = {"task": Remainder(), "examples": golds(0, 0, 0, 0, 0, 0)}
+    first = make(tmp_path / "old", Teacher(), **made)
+    before, lines = rows(tmp_path / "old"), list[str]()
+    again = make(tmp_path / "old", Teacher(stop_after=0), lines=lines, **(made | changed))
+    fresh = make(tmp_path / "fresh", Teacher(), **(made | changed))
+    assert again.rows == fresh.rows and again.counts == fresh.counts
+    after = rows(tmp_path / "old")
+    assert after == rows(tmp_path / "fresh")
+    assert [row["response"] for row in after] == [row["response"] for row in before]  # the teacher's words stay
+    differing = sum(new != old for new, old in zip(after, before, strict=True))
+    kept = [sum(row["kept"] for row in each) for each in (after, before)]
+    assert {new["correct"] - old["correct"] for new, old in zip(after, before, strict=True)} > {-1}
+    assert touched in (None, differing) and again.rows != first.rows
+    assert lines == [
+        f"traces: {differing} of 36 were scored by other columns of their problem, or another scorer, and have been "
+        f"scored again: {kept[0]} kept, {kept[1]} before"
+    ]
+
+
+def test_verdicts_that_still_hold_leave_the_files_and_those_of_problems_not_asked_for_as_they_are(
+    tmp_path: Path,
+) -> None:
+    made = {"task": Remainder(), "examples": golds(0, 0, 0, 0, 0, 0)}
+    make(tmp_path, Teacher(), **made)
+    files, before, lines = [path.read_bytes() for path in parts(tmp_path).values()], rows(tmp_path), list[str]()
+    make(tmp_path, Teacher(stop_after=0), lines=lines, **made)
+    assert not lines and files == [path.read_bytes() for path in parts(tmp_path).values()]
+    make(tmp_path, Teacher(stop_after=0), lines=lines, task=Remainder(), examples=golds(0, 0, 0, 0, 1))
+    assert len(lines) == 1 and [path.read_bytes() for path in parts(tmp_path).values()][:1] == files[:1]
+    after = rows(tmp_path)
+    assert after[:24] + after[30:] == before[:24] + before[30:] and after[24:30] != before[24:30]
+    make(tmp_path, Teacher(stop_after=0), **made)  # the folder is still known to be made in the same way
+    assert rows(tmp_path) == before
 
 
 def test_a_problem_is_asked_once() -> None:

@@ -18,7 +18,7 @@ from rlad.evaluation.run import Settings, write_json
 from rlad.offline.batches import by_length
 from rlad.offline.config import SftRecipe
 from rlad.offline.dataset import training_rows
-from rlad.offline.traces import WEIGHTS, Traces, load_traces, make_traces
+from rlad.offline.traces import BACKEND, WEIGHTS, Traces, load_traces, make_traces
 from rlad.report.curve import learning_curve, read_metrics
 from rlad.trainer.config import processes
 from rlad.trainer.preflight import model_problems
@@ -110,8 +110,8 @@ def train_offline(
     say(f"sft on {task.name}: {recipe.model.path}" + (f", taught by {recipe.teacher}" if recipe.teacher else ""))
     model, tokenizer = load_student(recipe.model)
     rows, left_out = training_rows(tokenizer, traces.rows, _prompt(recipe), _longest(recipe, model))
-    if left_out:
-        say(f"{left_out} of {len(traces.rows)} traces are too long for the student and are left out")
+    for reason, count in left_out.items():
+        say(f"{count} of {len(traces.rows)} traces {reason}, and are left out")
     trainer = make_trainer(recipe, arguments, rows, model, tokenizer, output, say)
     if not resume:
         begin(recipe, say)  # last: what cannot be loaded must not set an earlier run aside
@@ -153,11 +153,13 @@ def traces_of(recipe: SftRecipe, task: Task, say: Callable[[str], None]) -> Trac
         spec.batch_size,
         _prompt(recipe),
     )
-    named = ("revision", "dtype", "adapter", "quantization", "model")
+    named = ("revision", "dtype", "adapter", "quantization", "model", "tokenizer")
     about = {name: value for name in named if (value := getattr(teacher, name, None)) is not None}
     about |= {"teacher": str(teacher), "task": recipe.task}
-    if isinstance(teacher, LocalTeacherSpec) and (weights := _weights(teacher)):
-        about[WEIGHTS] = weights
+    if isinstance(teacher, LocalTeacherSpec):
+        about[BACKEND] = spec.backend
+        if weights := _weights(teacher):
+            about[WEIGHTS] = weights
     made = (task, examples, recipe.traces, settings, spec.per_problem, about, say)
     return make_traces(lambda: _backend(recipe), *made)
 

@@ -14,14 +14,15 @@ from rlad.errors import RladError
 from rlad.evaluation.generate import Backend, Response, generate_batches
 from rlad.evaluation.problems import problem_id, response_seed
 from rlad.evaluation.run import Settings
-from rlad.records import Writer, part, parts, read_about, read_rows
+from rlad.records import Writer, part, parts, read_about, read_rows, write
 from rlad.tasks.base import Example, Score, Task, score_all
 
 KIND = "trace"
 PART = 256  # problems in a part: what a kill can cost
 CUT, WRONG, DUPLICATE, CAPPED = "cut off", "wrong", "duplicate", "over the cap"
 FREE = ("batch_size",)  # changes no draw (rlad.evaluation.generate)
-WEIGHTS = "weights"  # a hash of the teacher's; traces made before it was kept have none, and are taken as they are
+WEIGHTS, BACKEND = "weights", "backend"  # a hash of the teacher's weights; what generates with them
+LATER = (WEIGHTS, BACKEND, "tokenizer")  # traces made before these were kept lack them, and are taken as they are
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def make_traces(
 
     open_backend: the teacher; called only where there is something left to do. about: what else the traces depend on
     (teacher, revision, task), kept with them. A part of the folder is written for every PART problems, in their order,
-    and a later call goes on behind the last one; with more examples too, as long as the first ones are the same.
+    and a later call goes on behind the last one; with more examples too, as long as the first ones are the same. What
+    is there is scored again, since a problem's answer or the scorer may be another by now; the responses stay.
 
     Raises RladError where the folder holds traces that were made in another way, or for other problems.
     """
@@ -70,6 +72,7 @@ def make_traces(
     examples = without_repetitions(examples)
     ids = [problem_id(example) for example in examples]
     missing = _missing(Path(folder), ids, identity)
+    _score_again(task, examples, Path(folder), missing, per_problem, say)
     if missing:
         backend, started = open_backend(), time.monotonic()
         writer = Writer(folder, KIND, {"identity": identity, "command": f"rlad sft: {task.name}"})
@@ -159,7 +162,7 @@ def _missing(folder: Path, ids: Sequence[str], identity: Mapping[str, Any]) -> l
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises RladError that names what traces of the folder were made with and these would not be."""
-    free = FREE if WEIGHTS in old and WEIGHTS in new else (*FREE, WEIGHTS)
+    free = {*FREE, *(name for name in LATER if name not in old or name not in new)}
     changed = sorted(name for name in old.keys() | new.keys() if name not in free and old.get(name) != new.get(name))
     if changed:
         said = "; ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in changed)
@@ -190,29 +193,90 @@ def _sample(
     found: dict[tuple[int, int], Response] = {}
     for batch in generate_batches(backend, prompts, settings.samples, seeds, settings.sampling, settings.batch_size):
         found |= dict(batch)
-    places = sorted(found)
-    scores = score_all(task, [found[place].text for place in places], [examples[i] for i, _ in places])
-    scored = dict(zip(places, scores, strict=True))
+    responses = [[found[i, j] for j in range(settings.samples)] for i in range(len(examples))]
+    made = {
+        "teacher": str(identity["teacher"]),
+        "revision": identity.get("revision"),
+        "settings": json.dumps(identity),
+    }
     rows = []
-    for i, example in enumerate(examples):
-        mine = [(i, j) for j in range(settings.samples)]
-        why = reasons([found[place] for place in mine], [scored[place].correct for place in mine], per_problem)
-        for place, reason in zip(mine, why, strict=True):
-            row = _row(task, example, found[place], scored[place], reason)
-            made = {"teacher": str(identity["teacher"]), "revision": identity.get("revision")}
-            drawn = {"problem": ids[i], "sample": place[1], "seed": seeds(place), "settings": json.dumps(identity)}
-            rows.append(row | made | drawn)
+    for i, verdicts in enumerate(_judged(task, examples, responses, per_problem)):
+        for j, verdict in enumerate(verdicts):
+            response = responses[i][j]
+            said = {"response": response.text, "length": response.tokens, "truncated": response.truncated}
+            drawn = {"problem": ids[i], "sample": j, "seed": seeds((i, j)), "prompt": json.dumps(examples[i]["prompt"])}
+            rows.append(verdict | said | made | drawn)
     return rows
 
 
-def _row(task: Task, example: Example, response: Response, score: Score, reason: str | None) -> dict[str, Any]:
+def _score_again(
+    task: Task,
+    examples: Sequence[Example],
+    folder: Path,
+    missing: Sequence[int],
+    per_problem: int,
+    say: Callable[[str], None],
+) -> None:
+    """Write anew the parts that hold another verdict than the task's of today, and say of how many traces.
+
+    missing: the numbers of the parts that are to be made, and are left alone here.
+    """
+    traces: Counter[str] = Counter()
+    for number in [each for each in range(-(-len(examples) // PART)) if each not in missing]:
+        rows = list(read_rows(part(folder, number), KIND))
+        stale = _stale(task, examples[number * PART : (number + 1) * PART], rows, per_problem, traces)
+        if stale:
+            about = read_about(part(folder, number))
+            about = {name: value for name, value in about.items() if name not in ("kind", "version")}
+            write(part(folder, number), KIND, [row | stale.get(i, {}) for i, row in enumerate(rows)], about)
+    if traces["stale"]:
+        say(
+            f"traces: {traces['stale']} of {traces['all']} were scored by other columns of their problem, or another "
+            f"scorer, and have been scored again: {traces['kept']} kept, {traces['kept before']} before"
+        )
+
+
+def _stale(
+    task: Task, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]], per_problem: int, traces: Counter[str]
+) -> dict[int, dict[str, Any]]:
+    """The columns to replace, by the place of their row; rows of other problems stay. Counts in `traces`."""
+    places: dict[str, list[int]] = {problem_id(example): [] for example in examples}
+    for i, row in enumerate(rows):
+        places.get(row["problem"], []).append(i)
+    responses = [
+        [Response(rows[i]["response"], rows[i]["length"], rows[i]["truncated"]) for i in mine]
+        for mine in places.values()
+    ]
+    found = {}
+    judged = _judged(task, examples, responses, per_problem)
+    for mine, verdicts in zip(places.values(), judged, strict=True):
+        for i, verdict in zip(mine, verdicts, strict=True):
+            traces.update({"all": 1, "kept": int(verdict["kept"]), "kept before": int(rows[i]["kept"])})
+            if any(verdict[name] != rows[i][name] for name in ("value", "correct", "reason", "example")):
+                found[i] = verdict
+    traces["stale"] += len(found)
+    return found
+
+
+def _judged(
+    task: Task, examples: Sequence[Example], responses: Sequence[Sequence[Response]], per_problem: int
+) -> list[list[dict[str, Any]]]:
+    """What the task makes of responses[i] to examples[i], as columns of their records."""
+    places = [(i, j) for i, mine in enumerate(responses) for j in range(len(mine))]
+    scores = score_all(task, [responses[i][j].text for i, j in places], [examples[i] for i, _ in places])
+    scored = dict(zip(places, scores, strict=True))
+    judged = []
+    for i, (example, mine) in enumerate(zip(examples, responses, strict=True)):
+        verdicts = [scored[i, j] for j in range(len(mine))]
+        why = reasons(mine, [verdict.correct for verdict in verdicts], per_problem)
+        judged.append([_verdict(task, example, *each) for each in zip(verdicts, why, strict=True)])
+    return judged
+
+
+def _verdict(task: Task, example: Example, score: Score, reason: str | None) -> dict[str, Any]:
     return {
         "task": task.name,
         "difficulty": str(example.get("difficulty", "all")),
-        "prompt": json.dumps(example["prompt"]),
-        "response": response.text,
-        "length": response.tokens,
-        "truncated": response.truncated,
         "value": float(score.value),
         "correct": bool(score.correct),
         "extracted": score.extracted,
