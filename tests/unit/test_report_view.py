@@ -16,6 +16,7 @@ from rlad.errors import RladError
 from rlad.objectives import METHODS
 from rlad.report.contributions import group_contributions, method_of
 from rlad.report.runs import Run, curves, header, read_runs, result
+from rlad.report.text import shown
 from rlad.report.view import Figures, passing, read_steps
 
 
@@ -134,6 +135,26 @@ def test_filters(run: Run) -> None:
     assert found("clamped") == [(2, 0), (2, 2)]
     # log r = (log pi - log pi_T) / 2, clamped at +-1: rollout 2 has +0.5 > log 1.28, A > 0. Rollout 0 has -0.5.
     assert found("clipped") == [(2, 2)]
+
+
+def test_the_terminal_says_of_how_many_it_lists_the_first(tmp_path: Path) -> None:
+    def listed(count: int) -> list[str]:
+        rows = [made_runs.rollout(1, 0, i, [-1.0], stop="length") for i in range(count)]
+        return shown(made_runs.save(tmp_path / str(count), {1: rows}), filtered="truncated").splitlines()[1:]
+
+    assert len(listed(100)) == 100 and listed(100)[-1].startswith("  1/0/")
+    found = listed(103)
+    assert all(line.startswith("  1/0/") for line in found[:100])
+    assert found[100:] == ["The first 100 of 103 are listed."]
+
+
+def test_a_token_without_a_log_ratio_has_no_ratio(tmp_path: Path) -> None:
+    row = made_runs.rollout(1, 0, 0, [-1.0] * 3) | {"log_ratio": [math.nan, 0.5, 50.0]}
+    folder = made_runs.save(tmp_path / "run", {1: [row]})
+    found = [shown(folder, f"1/0/0/{place}").splitlines() for place in range(3)]
+    ratios = [line.split()[1] for lines in found for line in lines if line.startswith("  r  ")]
+    assert ratios == ["-", "1.65", "4.85e+08"]  # e^.5, and e^20 for what would be too large to read
+    assert "4.85e+08" not in shown(folder, "1/0/0").splitlines()[-3]
 
 
 def test_figures_count_what_was_trained_and_name_examples(run: Run) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -182,6 +181,7 @@ def token_facts(step: Step, rollout: Rollout, place: int, vocabulary: Vocabulary
 
     low, high = step.bounds or (math.nan, math.nan)
     grpo = (arrays["contribution"][place] - arrays["changed"][place]) * weight
+    log_r = float(arrays["log_ratio"][place])
     return {
         "token": vocabulary.text([rollout.tokens[place]]),
         "A": at("advantage"),
@@ -191,7 +191,7 @@ def token_facts(step: Step, rollout: Rollout, place: int, vocabulary: Vocabulary
         "ref": at("ref_logps"),
         "anchor": at("anchor"),
         "log_ratio": at("log_ratio"),
-        "r": w.number(math.exp(min(20.0, float(arrays["log_ratio"][place])))).lstrip("+"),
+        "r": "-" if math.isnan(log_r) else w.number(math.exp(min(20.0, log_r))).lstrip("+"),  # min would take 20
         "bounds": f"{low:.3g} to {high:.3g}",
         "branch": branch(rollout, place),
         "clamped": w.CLAMPED[bool(flags["clamped"][place])],
@@ -224,8 +224,13 @@ def _filtered(run: Run, name: str) -> Iterator[str]:
     if name not in w.FILTERS:
         raise RladError(f"there is no filter {name!r}; there are {', '.join(w.FILTERS)}")
     yield f"{w.FILTERS[name][0]}: {w.FILTERS[name][1]}"
-    for step, group, each in islice(passing(read_steps(run), name), _LISTED):
+    count = 0
+    for count, (step, group, each) in enumerate(passing(read_steps(run), name), 1):
+        if count > _LISTED:  # the rest is counted
+            continue
         yield (
             f"  {step.number}/{group.number}/{each.index}  {w.VERDICTS[each.row['correct']]}, "
             f"reward {each.row['reward']:.3g}, advantage {each.row['advantage']:+.3g}, {len(each.tokens)} tokens"
         )
+    if count > _LISTED:
+        yield f"The first {_LISTED} of {count} are listed."
