@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,18 @@ def test_a_cell_of_another_study_is_taken_over_and_old_files_are_read(tmp_path: 
     assert taken.curve == [{"step": 1, "accuracy": 0.5}] and results.adopt(cell) is None
     other_seed = cells_of(made, "rlad alpha=0.5")[1]
     assert results.find(other_seed) is None
+
+
+def test_a_trial_that_an_earlier_version_named_otherwise_is_not_copied(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    trial = replace(cells_of(made, "rlad alpha=0.5")[0], trial=True)
+    results = Results(tmp_path / "results", "mine")
+    old = results.path(trial).with_name("rlad-alpha-0.5-seed1-00000000.json")
+    old.parent.mkdir(parents=True)
+    old.write_text(json.dumps({"recipe": trial.recipe, "curve": [{"step": 1, "accuracy": 0.5}]}))
+    found = results.find(trial)
+    assert found is not None and found.path == old
+    assert results.adopt(trial) is None and list(old.parent.iterdir()) == [old]
 
 
 def test_a_file_that_is_no_cell_is_named(tmp_path: Path) -> None:

@@ -180,9 +180,11 @@ class Results:
         return self._index().get(cell.digest)
 
     def adopt(self, cell: Cell) -> Finished | None:
-        """Copy a cell that only another study has to where this one keeps it; None where there was nothing to do."""
+        """Copy a cell that only another study has to where this one keeps it; None where there was nothing to do.
+
+        A trial's file has a digest in its name, which changes where a new version adds an option: it stays as it is."""
         path, known = self.path(cell), self.find(cell)
-        if known is None or path.is_file():
+        if known is None or known.path.parent == path.parent:
             return None
         write_cell(path, {**known.data, "cell": cell.label, "from": str(known.path.relative_to(self.root))})
         return read_cell(path)

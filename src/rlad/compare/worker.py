@@ -75,7 +75,8 @@ def run_job(job: Job, say: Say) -> int:
     folder, result = Path(job.folder), Path(job.result)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(Path(job.shared).with_name("locks") / f"{job.cell.digest}.lock"):
-        if Results(result.parents[1], result.parent.name).adopt(job.cell) is not None or result.is_file():
+        results = Results(result.parents[1], result.parent.name)
+        if results.adopt(job.cell) is not None or results.find(job.cell) is not None:
             return 0
         with _alone(folder):
             _set_other_aside(job, say)
