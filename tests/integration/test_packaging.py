@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -101,3 +102,23 @@ def test_trl_is_held_to_the_minor_version_that_was_read(repository: Path) -> Non
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "trl>=1.16,<1.17" in project["dependencies"]
     assert trl.__version__.startswith("1.16.")
+
+
+def test_the_sdist_has_what_its_tests_read(tmp_path: Path, repository: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(next(tmp_path.glob("rlad-*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    for name in (
+        "README.md", "CONTRIBUTING.md", "Makefile", "docs/objective.md", "docs/images/methods.png", "recipes/loop.py",
+        "benchmarks/step.py", "results/table1/README.md", "results/table1/rlad-seed1.json", "tests/unit/mutations.txt",
+        "src/rlad/models/teacher/model.safetensors",
+    ):  # fmt: skip
+        assert name in packed
+    assert not {name.partition("/")[0] for name in packed} & {"runs", ".ci", ".venv"}

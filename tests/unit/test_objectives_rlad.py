@@ -183,7 +183,7 @@ def test_clamp_never_decides_the_clip_at_alpha_half() -> None:
 
 
 def test_where_both_are_sure_and_disagree_only_the_teachers_direction_is_left() -> None:
-    # S - T = 15 and -15, clamped to 1 and -1: r = e^.5 = 1.649 and e^-.5 = .607; the clamp leaves alpha = .5 of a gradient.
+    # S - T = 15 and -15, clamped to 1 and -1: r = e^.5 = 1.649 and e^-.5 = .607; of a gradient alpha = .5 is left.
     student, teacher = row(-0.001, -15.0), row(-15.001, 0.0)
     # A = 1: 1.649 is above 1.28, clipped; .607 is not below .8 on that side: .5 * .607
     assert run(RLAD(), student, None, teacher, 1.0)[1] == near(0.0, 0.5 * math.exp(-0.5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,9 @@ def test_the_header_and_the_curves(run: Run) -> None:
     lines = dict(header(run))
     assert lines["commit"] == "c0ffee" and lines["time"] == "12 s of training" and lines["updates"] == "10"
     assert lines["student"] == "embedded:student" and "alpha" not in lines["method"]
+    assert "not known to this process" not in lines["method"]
+    other = replace(run, recipe={**run.recipe, "method": {"name": "mine:Praise"}})
+    assert dict(header(other))["method"].startswith("mine:Praise (not known to this process")
     found = curves(run)
     assert found["teacher coverage"][0] == (1, pytest.approx(0.99)) and found["seconds: generation"][9] == (10, 2.0)
 

@@ -25,7 +25,7 @@ def normal(kind: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
     else:
         made = Recipe.from_mapping(recipe)
         method = made.make_method()
-        found = {**made.model_dump(), "method": {"name": method.name, **asdict(method)}}
+        found = {**made.model_dump(), "method": {"name": made.method["name"], **asdict(method)}}
     found.pop("output")
     return evaluated_by(found) if kind == "evaluate" else found
 

@@ -123,7 +123,7 @@ def header(run: Run) -> list[tuple[str, str]]:
     steps = summary.get("steps") or max(logged, default=None)
     lines: list[tuple[str, Any]] = [
         ("folder", run.folder),
-        ("method", method_words(run.method) if run.method else None),
+        ("method", _method(run) if run.method else None),
         ("student", _path(model)),
         ("teacher", _path(teacher)),
         ("task", json.dumps(recipe["task"], default=str) if recipe.get("task") else None),
@@ -137,6 +137,15 @@ def header(run: Run) -> list[tuple[str, str]]:
         ("begun", about.get("created")),
     ]
     return [(what, str(value)) for what, value in lines if value is not None]
+
+
+def _method(run: Run) -> str:
+    from rlad.objectives import METHODS
+
+    known = run.method.get("name") in METHODS
+    # Nothing that a run names is imported here: it may be somebody else's.
+    unknown = " (not known to this process: clip bounds and contributions are left out, which need its code)"
+    return method_words(run.method) + ("" if known else unknown)
 
 
 def _path(spec: Any) -> str | None:

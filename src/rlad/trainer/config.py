@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -283,30 +283,9 @@ def task_problems(task: Any) -> list[str]:
 
 def _method(data: Any) -> tuple[Method | None, list[str]]:
     """The method that the section names, or None with what is wrong."""
-    from rlad.objectives import METHODS
+    from rlad.trainer.methods import checked_method
 
-    if not isinstance(data, dict):  # said already
-        return None, []
-    name = data.get("name")
-    if not isinstance(name, str) or name not in METHODS:
-        return None, [
-            f"method.name: there is no method {name!r}; methods: {', '.join(METHODS)}{close_to(name, METHODS)}"
-        ]
-    kind = METHODS[name]
-    hints = get_type_hints(kind)
-    known = [field.name for field in fields(kind) if field.init]
-    options = {key: value for key, value in data.items() if key != "name"}
-    problems = [unknown_key(f"method.{key}", known, f"allowed for {name}") for key in options if key not in known]
-    for key in known:
-        # A word that is not among the choices goes to the method itself, which knows why it is not.
-        if key in options and not (get_origin(hints[key]) is Literal and isinstance(options[key], str)):
-            problems += type_problem(f"method.{key}", hints[key], options[key])
-    if problems:
-        return None, problems
-    try:
-        return kind(**options), []
-    except ValueError as error:
-        return None, [f"method {name}: {error}"]
+    return checked_method(data) if isinstance(data, dict) else (None, [])  # said already
 
 
 @lru_cache(maxsize=1)

@@ -53,6 +53,7 @@ class Recorder:
 
     def __init__(self, folder: Path, every: int, groups: int, run: str, seed: int) -> None:
         self.folder, self.every, self.groups, self.run, self.seed = folder, every, groups, run, seed
+        self._method = ""
         self._waiting: dict[int, dict[str, Any]] = {}
         self._done: list[dict[str, Any]] = []
         self._dropped: list[dict[str, Any]] = []
@@ -103,11 +104,11 @@ class Recorder:
         for group, why in chosen:
             for row in range(group * size, (group + 1) * size):
                 self._waiting[row] = {**self._known(trainer, made, row), "dropped": False, "kept_why": why}
-        method = trainer.method
+        self._method = trainer.args.method["name"]  # by which METHODS has it
         self._about = {
             **self._made,
             "step": self._step,
-            "method": {"name": method.name, **asdict(method)},
+            "method": {"name": self._method, **asdict(trainer.method)},
             "groups": total // size,
             "recorded": len(chosen),
             "dropped": dict(self._drops),
@@ -123,7 +124,7 @@ class Recorder:
         if not places:
             return
         signals, terms, method = batch[SEEN]
-        self._about.setdefault("in_force", {"name": method.name, **asdict(method)})
+        self._about.setdefault("in_force", {"name": self._method, **asdict(method)})
         seen = _arrays(batch, signals, terms, method)
         weights = token_weights(trainer, batch, signals.mask).tolist()
         for place, row in places:
@@ -169,7 +170,7 @@ class Recorder:
         difficulty, task = example.get("difficulty"), example.get("task")
         known = {
             "run": self.run,
-            "method": trainer.method.name,
+            "method": trainer.args.method["name"],
             "step": self._step,
             "group": row // size,
             "index": row % size,
@@ -188,13 +189,18 @@ class Recorder:
             "correct": None if score is None else bool(score.correct),
             "explanation": None if score is None else score.explanation,
             "stop": stop,
-            "columns": json.dumps({key: value for key, value in example.items() if key != "prompt"}, default=str),
+            "columns": _columns(example),
         }
         # A lone surrogate, as a data set's JSON can have, is no text that a file could hold.
         return {
             name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
             for name, value in known.items()
         }
+
+
+def _columns(example: Mapping[str, Any]) -> str:
+    """What an example holds beside its prompt, in JSON. Of a task's own class it may hold what JSON has not."""
+    return json.dumps({key: value for key, value in example.items() if key != "prompt"}, default=str, skipkeys=True)
 
 
 def make_recorder(trainer: RLADTrainer) -> Recorder | None:

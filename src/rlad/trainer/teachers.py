@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,11 @@ def make_teacher(
         shared = AdapterTeacher(student, teacher.adapter, trainer.temperature, precision=precision)
         return _tested(shared, trainer._tokenizer)
     if isinstance(teacher, str) and teacher.startswith(("http://", "https://")):
-        teacher = ServerTeacher(teacher)
+        teacher, init_kwargs = _made(ServerTeacher, teacher, **init_kwargs), {}
+    if init_kwargs and not isinstance(teacher, str):
+        raise RladError(
+            f"teacher_init_kwargs ({', '.join(init_kwargs)}) are for a teacher that is given by name: this one is made"
+        )
     name = resolve(teacher) if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
     if tokenizer is None:
         tokenizer = _tokenizer(teacher, name, init_kwargs, spans)
@@ -52,7 +56,7 @@ def make_teacher(
         check_tokenizers(trainer._tokenizer, tokenizer)
     words = tokenizer if spans else trainer._tokenizer  # what it scores
     if isinstance(teacher, str):
-        teacher = LocalTeacher.load(name, trainer.temperature, trainer.accelerator.device, **init_kwargs)
+        teacher = _made(LocalTeacher.load, name, trainer.temperature, trainer.accelerator.device, **init_kwargs)
     elif isinstance(teacher, PreTrainedModel):
         teacher = LocalTeacher(placed(teacher, trainer.accelerator.device), trainer.temperature)
     elif isinstance(teacher, ServerTeacher):
@@ -68,6 +72,15 @@ def make_teacher(
         )
     made = _tested(teacher, words)
     return on_spans(trainer, made, tokenizer) if spans else made
+
+
+def _made(make: Callable[..., Any], *arguments: Any, **init_kwargs: Any) -> Any:
+    try:
+        return make(*arguments, **init_kwargs)
+    except TypeError as error:
+        if not init_kwargs:
+            raise
+        raise RladError(f"teacher_init_kwargs ({', '.join(init_kwargs)}): {error}") from error
 
 
 def _tokenizer(teacher: Any, name: str, init_kwargs: Mapping[str, Any], spans: bool) -> Any:
@@ -123,8 +136,14 @@ def teacher_scores(
         scores = teacher.score(prompts, responses, [row.get(teacher.column) for row in inputs])
     else:
         scores = teacher.score(prompts, responses)
+    if len(scores) != len(responses):
+        raise RladError(
+            f"the teacher returned log-probs of {len(scores)} sequences, and was asked for {len(responses)}"
+        )
     logps = torch.zeros(mask.shape)
     for i, row in enumerate(scores):
+        if not isinstance(row, Tensor):
+            raise RladError(f"a teacher's score returns a tensor for each sequence, and not {type(row).__name__}")
         if row.shape != (len(responses[i]),):
             raise RladError(
                 f"the teacher returned {tuple(row.shape)} log-probs for {len(responses[i])} tokens of sequence {i}"

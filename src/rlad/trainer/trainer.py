@@ -35,8 +35,9 @@ from rlad.objectives.signals import usable_teacher
 from rlad.objectives.surrogate import held_ratio
 from rlad.teacher import Teacher
 from rlad.teacher.spans import SpansTeacher
-from rlad.trainer.arguments import RLADConfig, make_method
+from rlad.trainer.arguments import RLADConfig
 from rlad.trainer.groups import Counts, Rollouts, add_correct, refill
+from rlad.trainer.methods import make_method
 from rlad.trainer.recorder import ENTROPIES, REWARDS, SEEN, make_recorder
 from rlad.trainer.saving import STATE_FILE, NothingLeft, mark_whole
 from rlad.trainer.teachers import make_teacher, teacher_scores
@@ -96,6 +97,7 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
             args = RLADConfig(output_dir="rlad-output")
         if not isinstance(args, RLADConfig):
             raise RladError(f"args must be an RLADConfig, not {type(args).__name__}: it has GRPOConfig's fields")
+        args.check()
         self.method = make_method(args.method)
         if self.method.needs_teacher and teacher_model is None:
             raise RladError(f"method {self.method.name} needs a teacher: pass teacher_model, or choose method='grpo'")
@@ -108,6 +110,7 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
         self._rewards: Tensor | None = None
         self._reward_parts: Tensor | None = None
         self._scores: list[Any] | None = None
+        self._examples: list[Any] | None = None
         self.refilled = Counts()
         self._signals_batch: dict[str, Any] | None = None
         self._sums: dict[str, dict[str, tuple[float, float]]] = {}  # by mode and metric: (sum, tokens)
@@ -134,7 +137,10 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
                 "a rollout got None from every reward function: each needs a reward to be compared in its group"
             )
         self._reward_parts = rewards
-        self._scores = next((list(each.scores) for each in self.reward_funcs if hasattr(each, "scores")), None)
+        self._scores, self._examples = (
+            next((list(getattr(each, name)) for each in self.reward_funcs if hasattr(each, name)), None)
+            for name in ("scores", "scored_examples")  # of its last call: these completions
+        )
         self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
         return rewards
 
@@ -199,7 +205,8 @@ class RLADTrainer(NothingLeft, GRPOTrainer):
             assert self._reward_parts is not None
             start = self.accelerator.process_index * len(inputs)
             batch[REWARDS] = self._reward_parts[start : start + len(inputs)]
-        made = Rollouts(batch, list(inputs), self._scores)
+        examples = list(inputs) if self._examples is None else self._examples  # a row may hold but its number
+        made = Rollouts(batch, examples, self._scores)
         if self.method.needs_correct:
             add_correct(self, made)
         return made, flat
