@@ -145,7 +145,7 @@ def test_resuming_gives_the_same_bits(iterations: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"groups": "drop"}, "groups must be keep or refill"),
+        ({"groups": "drop"}, "groups: must be one of 'keep', 'refill'"),
         ({"refill_rounds": 0}, "refill_rounds: must be at least 1"),
     ],
 )

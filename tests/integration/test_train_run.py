@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import distributed
 import letters_task
 import tiny
 from rlad.errors import RladError
+from rlad.records import read_rows
 from rlad.trainer.config import Recipe
 from rlad.trainer.progress import anywhere
-from rlad.trainer.run import arguments_of, train
+from rlad.trainer.run import arguments_of, rows_of, train
 from rlad.trainer.session import device_of
 
 
@@ -134,3 +136,54 @@ def test_processes_agree_to_stop_when_one_of_them_is_told_to(asks: int, found: s
 
 def test_alone_a_process_asks_itself() -> None:
     assert anywhere(True, "cpu") and not anywhere(False, "cpu")
+
+
+SEEN = """
+seen = []
+
+def reward(response, example):
+    seen.append(dict(example))
+    example["answer"] = "spoilt"  # what a scorer does to its example is its own affair
+    return len(response) % 3
+"""
+
+
+def test_a_reward_function_is_given_the_lines_of_the_file_in_training_too(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Arrow would fill the dicts up, make a float of each number and refuse the text among them; TRL takes `prompt` out,
+    # and `completion` and `prompts` for itself.
+    lines = [
+        {"prompt": "Who is a knight?", "answer": 1, "tests": {"f(1)": "2"}, "prompts": "x", "completion": "x"},
+        {"prompt": "Is Bob a knave", "answer": 2.5, "tests": {"g(3)": "4"}, "prompts": 3, "completion": "y"},
+        {"prompt": "Carol", "answer": "x=8", "tests": 2**70, "prompts": [], "completion": "z"},
+        {"prompt": "Alice says that Bob is a knight.", "answer": None, "tests": {}, "prompts": 1, "completion": ""},
+    ]
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "rewarding.py").write_text(SEEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = {"prompts": str(tmp_path / "lines.jsonl"), "reward": "rewarding:reward"}
+    recipe = made(base, tmp_path / "run", {"record_every": 1}, task=task, evaluate=None)
+    try:
+        assert train(recipe, emit=lambda line: None) == 0
+        import rewarding  # type: ignore[import-not-found]
+
+        known = {line["prompt"]: line for line in lines}
+        for example in rewarding.seen:
+            (message,) = example.pop("prompt")
+            line = {key: value for key, value in known[message["content"]].items() if key != "prompt"}
+            assert example == line and list(example) == list(line)
+            assert [type(value) for value in example.values()] == [type(value) for value in line.values()]
+            assert len(rewarding.seen) == 16  # two updates of two groups
+    finally:
+        sys.modules.pop("rewarding", None)
+    kept = [json.loads(row["columns"]) for row in read_rows(tmp_path / "run" / "records", "rollout", ["columns"])]
+    assert {json.dumps(each.get("tests")) for each in kept} <= {json.dumps(line.get("tests")) for line in lines}
+    assert kept and all("rlad_example" not in each for each in kept)
+
+
+def test_prompts_of_two_kinds_are_one_clear_error() -> None:
+    with pytest.raises(RladError, match="every training example needs a `prompt`"):
+        rows_of([{"prompt": "text"}, {"prompt": [{"role": "user", "content": "text"}]}])
+    with pytest.raises(RladError, match=r"needs a `prompt`.*KeyError"):
+        rows_of([{"question": "text"}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -17,8 +18,10 @@ import typer
 
 import made_runs
 from rlad import __version__
+from rlad.cli.grade import verdicts
 from rlad.cli.main import app, main
 from rlad.errors import RladError
+from rlad.tasks import Score
 
 RECIPE = """
 model: student
@@ -307,7 +310,7 @@ def test_a_line_to_grade_says_whether_its_prompt_opened_the_tag(
 def test_grade_reports_bad_lines_with_their_number_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = [b"nonsense", b"", b"[1]", b'{"response": 3}', b'{"response": "x"}', b"\xff", b"[" * 100_000]
+    bad = [b"nonsense", b"[1]", b'{"response": 3}', b'{"response": "x"}', b"\xff", b"[" * 100_000]
     bad.append(b'{"response": "x", "names": ["Zoey"], "solution": ["yes"]}')
     status, verdicts, err = graded(monkeypatch, capsys, [RIGHT, *bad, WRONG])
     assert status == 1
@@ -317,6 +320,39 @@ def test_grade_reports_bad_lines_with_their_number_and_goes_on(
     lines = err.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == [f"line {number}" for number in range(2, len(bad) + 2)]
     assert lines[-1] == f"{len(bad)} lines could not be scored"
+
+
+def test_grade_skips_blank_lines_and_a_byte_order_mark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, found, err = graded(monkeypatch, capsys, [b"\xef\xbb\xbf" + RIGHT, b"", b" \r", b"nonsense", WRONG])
+    assert status == 1 and [verdict.get("correct") for verdict in found] == [True, None, False]
+    assert err.splitlines()[0].startswith("line 4:")  # blank ones count
+
+
+class Odd:
+    """A task whose scorer fails in its own ways."""
+
+    name = "odd"
+
+    def train(self) -> list[Any]:
+        return []
+
+    def evaluation(self, split: str = "test", count: int | None = None) -> list[Any]:
+        return []
+
+    def score(self, response: str, example: Any) -> Score:
+        if response == "raises":
+            return Score(1.0, example["answer"].strip() == "x", None, "")
+        return Score({"nan": math.nan, "none": None}.get(response, 1.0), True, 3, "fine")  # type: ignore[arg-type]
+
+
+def test_grade_goes_on_whatever_a_users_scorer_does() -> None:
+    lines = [b'{"response": "%s", "answer": 3}' % each for each in (b"raises", b"nan", b"none", b"fine")]
+    found = [verdict for _, verdict in verdicts(Odd(), io.BufferedReader(io.BytesIO(b"\n".join(lines))))]  # type: ignore[arg-type]
+    assert found[0] == {"error": "AttributeError: 'int' object has no attribute 'strip'"}
+    assert "finite number, not nan" in found[1]["error"] and "finite number, not None" in found[2]["error"]
+    assert found[3] == {"value": 1.0, "correct": True, "extracted": "3", "explanation": "fine"}
 
 
 def test_grade_of_nothing_is_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

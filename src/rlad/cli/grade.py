@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ def grade(
         str | None, typer.Option(metavar="NAME", help="Which of the task's scorers.", show_default="the task's own")
     ] = None,
 ) -> int:
-    """Score responses: JSON Lines in, JSON Lines out, one line for each line, in order.
+    """Score responses: JSON Lines in, JSON Lines out, one line for each line that is not blank, in order.
 
     A line in: {"response": "...", "names": [...], "solution": [...]} for knights_knaves, {"response": "...", "answer":
     "..."} for math. For the scorer logic-rl a line whose prompt ended in <think> says "prompt_ends_with_think_tag":
@@ -39,7 +40,7 @@ def grade(
         raise RladError("responses come in on standard input and verdicts go out on standard output: one is closed")
     scoring = load_task({"name": task} if scorer is None else {"name": task, "scorer": scorer})
     bad = 0
-    for number, verdict in enumerate(verdicts(scoring, cast(BufferedReader, sys.stdin.buffer)), 1):
+    for number, verdict in verdicts(scoring, cast(BufferedReader, sys.stdin.buffer)):
         if "error" in verdict:
             bad += 1
             print(f"line {number}: {verdict['error']}", file=sys.stderr)
@@ -49,17 +50,17 @@ def grade(
     return 1 if bad else 0
 
 
-def verdicts(task: Task, stream: BufferedReader) -> Iterator[dict[str, Any]]:
-    """The verdict on each line as it comes: the fields of rlad.tasks.Score, or `error`."""
+def verdicts(task: Task, stream: BufferedReader) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, verdict) of each line as it comes: the fields of rlad.tasks.Score, or `error`."""
+    before = 0
     for lines in _arrivals(stream):
-        rows = [_row_or_error(line) for line in lines]
-        scores = iter(_scores(task, [row for row in rows if not isinstance(row, str)]))
-        for row in rows:
-            verdict = row if isinstance(row, str) else next(scores)
-            if isinstance(verdict, str):
-                yield {"error": verdict}
-            else:
-                yield {field: getattr(verdict, field) for field in ("value", "correct", "extracted", "explanation")}
+        if before == 0:
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+        rows = {number: _row_or_error(line) for number, line in enumerate(lines, before + 1) if line.strip()}
+        before += len(lines)
+        found = iter(_verdicts(task, [row for row in rows.values() if not isinstance(row, str)]))
+        for number, row in rows.items():
+            yield number, {"error": row} if isinstance(row, str) else next(found)
 
 
 def _arrivals(stream: BufferedReader) -> Iterator[list[bytes]]:
@@ -76,25 +77,40 @@ def _arrivals(stream: BufferedReader) -> Iterator[list[bytes]]:
         yield [b"".join(rest)]
 
 
-def _scores(task: Task, rows: list[dict[str, Any]]) -> list[Score | str]:
-    """The score of each row, or why it has none: of all together where the task can, else of one after the other."""
+def _verdicts(task: Task, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The verdict on each row: of all together where the task can, else of one after the other."""
     from rlad.tasks import score_all
 
     if len(rows) > 1 and hasattr(task, "score_many"):
         try:
-            return list(score_all(task, [row["response"] for row in rows], rows))
-        except (ValueError, TypeError, RladError):
+            return [_fields(score) for score in score_all(task, [row["response"] for row in rows], rows)]
+        except Exception:
             pass  # one of them is wrong: find out which
-    return [_score_or_error(task, row) for row in rows]
+    return [_verdict(task, row) for row in rows]
 
 
-def _score_or_error(task: Task, row: dict[str, Any]) -> Score | str:
+def _verdict(task: Task, row: dict[str, Any]) -> dict[str, Any]:
+    from rlad.tasks.base import checked
+
     try:
-        return task.score(row["response"], row)
+        return _fields(checked(task, task.score(row["response"], row)))
     except KeyError as error:
-        return f"the field {error} is missing"
-    except (ValueError, TypeError, RladError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return {"error": f"the field {error} is missing"}
+    except Exception as error:  # a user's scorer can raise anything
+        said = " ".join(str(error).split())
+        expected = isinstance(error, (ValueError, TypeError, RladError))
+        return {"error": said if said and expected else f"{type(error).__name__}: {said}".removesuffix(": ")}
+
+
+def _fields(score: Score) -> dict[str, Any]:
+    """A score as JSON has it, whatever a user's scorer has put in."""
+    extracted = None if score.extracted is None else str(score.extracted)
+    return {
+        "value": float(score.value),
+        "correct": bool(score.correct),
+        "extracted": extracted,
+        "explanation": str(score.explanation),
+    }
 
 
 def _row_or_error(line: bytes) -> dict[str, Any] | str:

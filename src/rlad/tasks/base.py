@@ -64,17 +64,32 @@ def score_all(task: Task, responses: Sequence[str], examples: Sequence[Mapping[s
     """The score of responses[i] for examples[i]. A task whose scorer is slow may do them together, in `score_many`.
 
     score_many(responses, examples) returns what `score` would, in the same order. Raises RladError for a value that is
-    no finite number.
+    no finite number, and where scores are missing.
     """
     many = getattr(task, "score_many", None)
     if many is not None:
         scores = list(many(responses, examples))
     else:
         scores = [task.score(response, example) for response, example in zip(responses, examples, strict=True)]
-    for score in scores:
-        if not math.isfinite(score.value):  # it would make the group's advantages, and the weights, NaN
-            raise RladError(f"the task {task.name} must score a response by a finite number, not {score.value!r}")
-    return scores
+    if len(scores) != len(responses):
+        raise RladError(f"score_many of the task {task.name} gave {len(scores)} scores for {len(responses)} responses")
+    return [checked(task, score) for score in scores]
+
+
+def checked(task: Task, score: Score) -> Score:
+    """The same score. Raises RladError where its value is no finite number."""
+    value = getattr(score, "value", score)
+    if not is_finite(value):  # it would make the group's advantages, and the weights, NaN
+        raise RladError(f"the task {task.name} must score a response by a finite number, not {value!r}")
+    return score
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value, of whatever type, is a finite number."""
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last of a tensor of several
+        return False
 
 
 def gold(example: Mapping[str, Any]) -> str | None:

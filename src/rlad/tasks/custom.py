@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rlad.errors import RladError
-from rlad.tasks.base import Example, Score
+from rlad.tasks.base import Example, Score, is_finite
 
 ROLES = ("system", "user", "assistant")
 
@@ -123,14 +122,14 @@ class PromptsTask:
         return examples[:count]
 
     def score(self, response: str, example: Mapping[str, Any]) -> Score:
-        """The reward function's verdict. Raises RladError where it raises, or returns something that is no number."""
+        """The reward function's verdict. Raises RladError where it raises, or returns what is no finite number."""
         assert callable(self.reward)
         try:
             verdict = self.reward(response, example)
             score = verdict if isinstance(verdict, Score) else self._score(float(verdict))
         except Exception as error:  # a user's function can raise anything
             raise RladError(f"task.reward failed: {type(error).__name__}: {error}") from error
-        if not math.isfinite(score.value):
+        if not is_finite(score.value):
             raise RladError(f"task.reward must return a finite number, a bool or a Score, not {verdict!r}")
         return score
 
@@ -184,7 +183,7 @@ def messages_of(prompt: Any, where: str) -> list[dict[str, str]]:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise RladError(f"{where}: the prompt is empty")
-        return [{"role": "user", "content": prompt}]
+        prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, Sequence) or not prompt:
         raise RladError(f"{where}: 'prompt' must be a text or a list of chat messages, not {prompt!r}")
     for message in prompt:
@@ -194,4 +193,6 @@ def messages_of(prompt: Any, where: str) -> list[dict[str, str]]:
             raise RladError(f"{where}: a message needs a role of {', '.join(ROLES)} and a text, not {message!r}")
     if prompt[-1]["role"] != "user":
         raise RladError(f"{where}: the last message must be the user's, not the {prompt[-1]['role']}'s")
+    if any("\ud800" <= character <= "\udfff" for message in prompt for character in message["content"]):
+        raise RladError(f"{where}: the prompt has a lone surrogate (\\ud800 to \\udfff), which no tokenizer takes")
     return [dict(message) for message in prompt]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from rlad.models import resolve
 from rlad.trainer.config import Recipe, processes
 from rlad.trainer.rules import batches
 from rlad.trainer.saving import last_checkpoint
-from rlad.trainer.sections import ModelSpec, ServerSpec, SharedBaseSpec, TeacherSpec, alignment
+from rlad.trainer.sections import ByTaskSpec, ModelSpec, ServerSpec, SharedBaseSpec, TeacherSpec, alignment
 from rlad.trainer.session import (
     INTERRUPTED,
     Trained,
@@ -29,6 +30,10 @@ from rlad.trainer.session import (
 
 if TYPE_CHECKING:
     from rlad.tasks import Task
+    from rlad.teacher.routing import ByTask
+
+EXAMPLE = "rlad_example"  # the column of the dataset with the number of a row's example
+TAKEN = ("prompt", "prompts", "completions", "image", "images", EXAMPLE)  # columns that mean something else to TRL
 
 
 def train(
@@ -47,7 +52,7 @@ def train(
 
         return train_stages(recipe, resume, say)
     output = Path(recipe.output)
-    task, examples = prepared(recipe, say)
+    task, examples, rows = prepared(recipe, say)
     for line in getattr(task, "report", list)():  # corrections and overlaps: what a reader of the results should know
         say(f"data: {line}")
     checkpoint = _checkpoint(recipe, output, say) if resume else None
@@ -63,13 +68,17 @@ def train(
         + (f", taught by {recipe.teacher}" if recipe.teacher and method.needs_teacher else "")
     )
     teacher = _teacher(recipe.teacher) if recipe.teacher and method.needs_teacher else None
+    if isinstance(recipe.teacher, ByTaskSpec) and teacher is not None:
+        rows = with_routes(rows, examples, teacher)
     model, tokenizer = load_student(recipe.model)
     if arguments.use_vllm and recipe.model.eos_token is not None:  # vLLM reads the model's own files
         arguments.generation_kwargs = {
             **(arguments.generation_kwargs or {}),
             "stop_token_ids": [tokenizer.eos_token_id],
         }
-    trainer = _make_trainer(recipe, arguments, task, examples, model, tokenizer, teacher, output, say)
+    trainer = _make_trainer(
+        recipe, arguments, reward_function(task, examples), rows, model, tokenizer, teacher, output, say
+    )
     if checkpoint is None:
         begin(recipe, say)  # last: what cannot be loaded must not set an earlier run aside
         if arguments.log_completions:  # TRL made it with the trainer, and an earlier run may have taken it along
@@ -83,15 +92,52 @@ def train(
     return _finish(recipe, output, done, say) if trainer.is_world_process_zero() else 0
 
 
-def prepared(recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> tuple[Task, list[Any]]:
-    """The recipe's task and its training examples. Raises RladError for what its data lack, in evaluation too: now, and
-    not when the models are loaded or trained."""
+def prepared(recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> tuple[Task, list[Any], Any]:
+    """The recipe's task, its training examples, and their rows (`rows_of`). Raises RladError for what its data lack, in
+    evaluation too: now, and not when the models are loaded or trained."""
     from rlad.tasks import load_task
 
     task = load_task(recipe.task)
     examples = training_examples(recipe, task, say)
     _check_enough(recipe, len(examples))
-    return task, examples
+    return task, examples, rows_of(examples)
+
+
+def rows_of(examples: Sequence[Mapping[str, Any]]) -> Any:
+    """A datasets.Dataset of what TRL needs of the examples: `prompt`, and in EXAMPLE the number of each.
+
+    All else stays out of it: Arrow would fill, round or refuse columns, and TRL takes some names for itself. Raises
+    RladError for prompts that it cannot hold.
+    """
+    from datasets import Dataset
+
+    try:
+        prompts = [example["prompt"] for example in examples]
+        return Dataset.from_dict({"prompt": prompts, EXAMPLE: list(range(len(prompts)))})
+    except (KeyError, TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        raise RladError(
+            "every training example needs a `prompt`, a text or a list of chat messages, of the same kind in all: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def with_routes(rows: Any, examples: Sequence[Mapping[str, Any]], teacher: ByTask) -> Any:
+    """The rows with the column by which a teacher is chosen. Raises RladError where an example has no teacher by it."""
+    name = teacher.column
+    if name in TAKEN:
+        raise RladError(f"teacher.column cannot be {name!r}, which the trainer takes for something else: rename it")
+    lacking = next((example for example in examples if name not in example), None)
+    if lacking is not None:
+        raise RladError(
+            f"the teacher of an example is chosen by column {name!r}, which a training example does not have: it has "
+            f"{', '.join(map(str, lacking))}"
+        )
+    tasks = [example[name] for example in examples]
+    odd = [task for task in tasks if not isinstance(task, str)]
+    if odd:
+        raise RladError(f"column {name!r} must name the teacher of an example by a text, not {odd[0]!r}")
+    teacher.check(tasks)
+    return rows.add_column(name, tasks)
 
 
 def _check_enough(recipe: Recipe, examples: int) -> None:
@@ -135,15 +181,14 @@ def arguments_of(recipe: Recipe, output: Path) -> Any:
 def _make_trainer(
     recipe: Recipe,
     arguments: Any,
-    task: Task,
-    examples: list[Any],
+    reward: Callable[..., list[float]],
+    rows: Any,
     model: Any,
     tokenizer: Any,
     teacher: Any,
     output: Path,
     say: Callable[[str], None],
 ) -> Any:
-    from datasets import Dataset
     from transformers import PrinterCallback, ProgressCallback
 
     from rlad.trainer.progress import MetricsFile, StepLine
@@ -151,9 +196,9 @@ def _make_trainer(
 
     trainer = RLADTrainer(
         model,
-        reward_function(task),
+        reward,
         arguments,
-        Dataset.from_list(examples),
+        rows,
         processing_class=tokenizer,
         teacher_model=teacher,
         teacher_init_kwargs=recipe.teacher.load_kwargs() if isinstance(recipe.teacher, ModelSpec) else None,
@@ -188,20 +233,40 @@ def _teacher(spec: TeacherSpec) -> Any:
     )
 
 
-def reward_function(task: Task) -> Callable[..., list[float]]:
-    """A TRL reward function: the task's score of each completion; the share of correct ones is logged as `accuracy`."""
+def reward_function(task: Task, examples: Sequence[Any] | None = None) -> Callable[..., list[float]]:
+    """A TRL reward function: the task's score of each completion; the share of correct ones is logged as `accuracy`.
+
+    examples: those whose numbers the dataset has (`rows_of`); the scorer is given each as evaluation gives it. None:
+    the dataset has all columns itself, and an example is made of them.
+    """
     from rlad.tasks.base import score_all
 
-    def reward(completions: list[Any], log_metric: Callable[[str, float], None], **columns: Any) -> list[float]:
+    def reward(
+        prompts: list[Any], completions: list[Any], log_metric: Callable[[str, float], None], **columns: Any
+    ) -> list[float]:
         texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
-        lists = {name: column for name, column in columns.items() if isinstance(column, list)}
-        scores = score_all(task, texts, [{name: lists[name][i] for name in lists} for i in range(len(texts))])
+        if examples is None:
+            given = _from_columns(prompts, columns)
+        else:
+            found = [examples[number] for number in columns[EXAMPLE]]
+            reward.scored_examples = found  # type: ignore[attr-defined]
+            given = [copy.deepcopy(example) for example in found]  # a scorer that changes one changes no later reward
+        scores = score_all(task, texts, given)
         reward.scores = scores  # type: ignore[attr-defined]  # for RLADTrainer, which knows more than rewards by it
         log_metric("accuracy", sum(score.correct for score in scores) / len(scores))
         return [float(score.value) for score in scores]
 
     reward.__name__ = task.name.rpartition(":")[2]
     return reward
+
+
+def _from_columns(prompts: Sequence[Any], columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The examples of a batch by what TRL hands to a reward function: it takes `prompt` out and puts lists of its own
+    in."""
+    lists = {name: each for name, each in columns.items() if isinstance(each, list) and name != "completion_ids"}
+    return [
+        {"prompt": prompt, **{name: values[i] for name, values in lists.items()}} for i, prompt in enumerate(prompts)
+    ]
 
 
 def _finish(recipe: Recipe, output: Path, done: Trained, say: Callable[[str], None]) -> int:
