@@ -1,15 +1,22 @@
-"""Files that are there in full or not at all."""
+"""Files that are there in full or not at all, and files that processes are alone with."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rlad.errors import RladError
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 WRITABLE = ".writable"
 
@@ -53,3 +60,56 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     if not there:
         with suppress(OSError):  # somebody else has put something there meanwhile
             target.rmdir()
+
+
+class FileLock:
+    """Alone with a file, which is made where there is none, among all that ask for it so: until `release`, until this
+    object is gone or until the process ends.
+
+    Where the system, or the file system, has no such locks, nobody is kept out.
+    Raises BlockingIOError where it is not to wait and somebody else has the file; OSError where it cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], wait: bool = True) -> None:
+        self.path = Path(path)
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._close = weakref.finalize(self, os.close, self._handle)
+        try:
+            if fcntl is not None:
+                _flock(self._handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._close()
+            raise
+
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether it is not released, and the file is still at its path: its folder can be renamed or removed."""
+        if not self._close.alive:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(self.path))
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Let go; doing so again does nothing."""
+        if self._close.alive:
+            if fcntl is not None:  # closing alone would leave it to forked children, which have the file open too
+                _flock(self._handle, fcntl.LOCK_UN)
+            self._close()
+
+
+def _flock(handle: int, flags: int) -> None:
+    """fcntl.flock, where the file system has it. Raises BlockingIOError alone."""
+    try:
+        fcntl.flock(handle, flags)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass

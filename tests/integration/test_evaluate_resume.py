@@ -16,7 +16,8 @@ import pytest
 import tiny
 from rlad.cli.main import main
 from rlad.errors import RladError
-from rlad.files import whole_file
+from rlad.evaluation.store import LOCK
+from rlad.files import FileLock, whole_file
 from rlad.records import part, parts, read_rows
 
 COMMON = ["--task", "knights_knaves", "--people", "2-3", "--max-new-tokens", "24", "--temperature", "1"]
@@ -188,6 +189,36 @@ def test_a_file_of_responses_that_changed_is_not_given_the_scores_of_what_it_was
     assert main(command) == 2
     out, err = capsys.readouterr()
     assert out == "" and "responses_sha256 was" in err and "begin anew with --restart" in err
+
+
+def test_a_reward_function_that_changed_is_not_mixed_with_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scorer, prompts = Path("rewards_of_resume_test.py"), Path("prompts.jsonl")
+    scorer.write_text("def reward(response, example):\n    return 1.0\n", "utf-8")
+    prompts.write_text('{"prompt": "a"}\n{"prompt": "b"}\n', "utf-8")
+    task = "{prompts: prompts.jsonl, evaluation_prompts: prompts.jsonl, reward: 'rewards_of_resume_test:reward'}"
+    command = ["evaluate", "--task", task, "--responses", answered(tmp_path, 1, 1), "--records", "kept"]
+    assert main(command) == main(command) == 0
+    scorer.write_text("def reward(response, example):\n    return 0.0\n", "utf-8")
+    capsys.readouterr()
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "the scorer is another, or its source file has changed" in err and "--restart" in err
+    assert main([*command, "--restart"]) == 0
+
+
+def test_a_folder_that_is_written_to_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*LETTERS, "--responses", answered(tmp_path, 1, 1), "--records", str(tmp_path / "kept")]
+    (tmp_path / "kept").mkdir()
+    with FileLock(tmp_path / "kept" / LOCK):
+        for more in ([], ["--restart"]):
+            assert main([*command, *more]) == 2
+            err = capsys.readouterr().err
+            assert err.count("\n") == 1 and f"{tmp_path / 'kept'} is being written to by another evaluation" in err
+    assert not list(tmp_path.glob("kept.*")) and main([*command, "--restart"]) == 0
 
 
 def test_a_lone_surrogate_in_a_response_costs_no_score(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_equal_prompts_are_told_apart_by_a_number(tmp_path: Path) -> None:
         ({"response": "b", "finish_reason": "length"}, [Given("b", None, True)]),
         ({"responses": ["b", "c"], "finish_reason": ["stop", None]}, [Given("b", None, False), Given("c")]),
         ({"response": ""}, [Given("")]),
+        ({"response": None, "responses": ["b", ""]}, [Given("b"), Given("")]),
     ],
 )  # fmt: skip
 def test_responses_and_what_stands_beside_them(row: dict[str, Any], expected: list[Given], tmp_path: Path) -> None:
@@ -108,6 +109,20 @@ def test_parquet_of_any_kind(tmp_path: Path) -> None:
         ({"index": 1, "responses": []}, "has no response"),
         ({"index": 1, "responses": ["a", "b"], "tokens": [1]}, "tokens must be int, one for each of its 2 responses"),
         ({"index": 1, "response": "a", "truncated": "no"}, "truncated must be bool"),
+        (
+            {"index": 1, "responses": ["a", None]},
+            r"^line 3 of .*: number 1 of `responses`, counted from 0, is null: give",
+        ),
+        ({"index": 1, "resps": [["a", "b"], [None]]}, "number 2 of `resps`, counted from 0, is null"),
+        ({"index": 1, "responses": [None]}, "number 0 of `responses`"),
+        (  # the list beside it is as long as it should be
+            {"index": 1, "responses": ["a", None, "b"], "finish_reason": ["stop", "length", "stop"]},
+            "number 1 of `responses`, counted from 0, is null",
+        ),
+        (
+            {"index": 1, "responses": ["a", "b"], "finish_reason": ["stop"]},
+            r"finish_reason must be str, one for each of its 2 responses, not \['stop'\]",
+        ),
     ],
 )
 def test_rows_that_cannot_be_read(row: Any, says: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from rlad.errors import RladError
 from rlad.evaluation.metrics import accuracy_interval, average_interval, pass_at_k
 from rlad.evaluation.results import Evaluation
 from rlad.evaluation.store import Store, set_aside
+from rlad.tasks import Score
 
 
 def row(order: int, sample: int, correct: bool, **others: Any) -> dict[str, Any]:
@@ -91,6 +92,24 @@ def test_problems_with_different_numbers_of_samples() -> None:
     assert two["accuracy"] == pytest.approx((0 + 0.5 + 0.75) / 3)
     assert two["pass_at"]["2"] == pytest.approx((0 + 1 + 1) / 3)
     assert math.isfinite(two["low"])
+
+
+def test_the_reward_is_a_mean_over_problems_as_the_accuracy_is() -> None:
+    # one problem right in 1 of 1 sample, another wrong in 3 of 3: of the responses 1 / 4
+    uneven = made([row(0, 0, True), *(row(1, j, False) for j in range(3))]).rows()[0]
+    assert (uneven["accuracy"], uneven["reward"]) == (0.5, 0.5)
+    assert uneven["tokens"] == pytest.approx((10 + 10 + 20 + 30) / 4)  # of responses
+
+
+def test_a_difficulty_of_null_is_none() -> None:
+    task: Any = SimpleNamespace(name="made")
+    answer: Any = SimpleNamespace(text="r", tokens=1, truncated=False)
+    for examples in ([{"prompt": [], "difficulty": None}], [{"prompt": []}]):
+        store = Store(task, examples, {})
+        store.add([(0, 0)], [answer], [Score(1.0, True, None, "")])
+        assert [each["difficulty"] for each in store.evaluation().rows()] == ["all"]
+    with pytest.raises(RladError, match="some examples have a difficulty and some have none: give one to each, or to"):
+        Store(task, [{"prompt": [], "difficulty": each} for each in (None, "2")], {})
 
 
 def test_names_from_data_tell_the_terminal_nothing() -> None:

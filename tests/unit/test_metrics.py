@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlad.evaluation.metrics import (
+    FEW,
     accuracy_interval,
     average_interval,
     bootstrap_interval,
@@ -67,6 +68,13 @@ def test_mean_interval() -> None:
         mean_interval([])
 
 
+@pytest.mark.parametrize("values", [[math.nan], [math.nan, 1.0], [math.inf], [math.inf, 1.0]])
+def test_a_mean_that_is_no_finite_number_has_no_limits(values: list[float]) -> None:
+    for interval in (mean_interval, bootstrap_interval):
+        mean, low, high = interval(values)
+        assert not math.isfinite(mean) and math.isnan(low) and math.isnan(high)
+
+
 def test_accuracy_interval() -> None:
     # all right or all wrong: Wilson's, over problems
     assert accuracy_interval([1, 0, 1, 1]) == (0.75, *wilson_interval(3, 4))
@@ -76,6 +84,47 @@ def test_accuracy_interval() -> None:
     assert accuracy_interval([0.5]) == (0.5, 0.0, 1.0)
     assert accuracy_interval([0.5] * 6) == equal_interval(0.5, 6, 0.0, 1.0)
     assert accuracy_interval([1, 1, 0.5])[2] == 1.0
+
+
+def wilson_by_hand(rate: float, n: int) -> tuple[float, float]:
+    """The roots of (rate - p)^2 = z^2 p (1 - p) / n."""
+    a, b, c = 1 + Z * Z / n, -(2 * rate + Z * Z / n), rate * rate
+    root = math.sqrt(b * b - 4 * a * c)
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+def test_a_set_of_which_few_problems_differ_is_as_wide_as_wilson_s_at_least() -> None:
+    # of 30 problems one is right in 1 of 16 samples: resamples of it reach 0.0104 = 5 / 480 at most; all wrong: 0.1135
+    mean, low, high = accuracy_interval([0.0] * 29 + [1 / 16])
+    assert (mean, low) == (pytest.approx(1 / 480), 0.0)
+    assert high == pytest.approx(wilson_by_hand(1 / 480, 30)[1], abs=1e-12) and high > 0.1135
+    # neither limit comes closer than the bootstrap's
+    skewed = [0.0] * 29 + [0.9]
+    found, plain, wilson = accuracy_interval(skewed), bootstrap_interval(skewed), wilson_by_hand(0.03, 30)
+    assert found[1:] == pytest.approx((min(plain[1], wilson[0]), max(plain[2], wilson[1])), abs=1e-12)
+
+
+def test_from_all_wrong_to_one_right_the_upper_limit_rises() -> None:
+    limits = [accuracy_interval([0.0] * 29 + [right / 16])[2] for right in (0, 1, 2, 4, 8, 15, 16)]
+    assert (
+        limits == sorted(limits) and limits[0] == wilson_interval(0, 30)[1] and limits[-1] == wilson_interval(1, 30)[1]
+    )
+
+
+@pytest.mark.parametrize("others", [[1 / 16], [1 / 16, 1.0, 0.5]])
+def test_mostly_right_is_the_mirror_image_of_mostly_wrong(others: list[float]) -> None:
+    mean, low, high = accuracy_interval([0.0] * 27 + others)
+    assert accuracy_interval([1.0] * 27 + [1 - each for each in others]) == pytest.approx((1 - mean, 1 - high, 1 - low))
+
+
+def test_where_many_problems_differ_the_bootstrap_stays_as_it_was() -> None:
+    def many(n: int, others: int) -> list[float]:
+        return [0.0] * (n - others) + [(1 + i % 3) / 16 for i in range(others)]
+
+    for values in (many(60, FEW), many(60, 40), many(20, 10), many(2 * FEW - 2, FEW - 1)):
+        assert accuracy_interval(values) == bootstrap_interval(values)
+    assert accuracy_interval(many(60, FEW - 1))[2] > bootstrap_interval(many(60, FEW - 1))[2]
+    assert accuracy_interval(many(2 * FEW - 1, FEW - 1))[2] > bootstrap_interval(many(2 * FEW - 1, FEW - 1))[2]
 
 
 def test_bootstrap_interval_is_bca_worked_out_by_hand() -> None:
@@ -120,6 +169,17 @@ def test_bootstrap_intervals_cover_about_as_often_as_they_claim() -> None:
         covered += low <= 1 / 3 <= high
     # 95 % of 300 is 285, with a standard deviation of 3.8
     assert 271 <= covered <= 297
+
+
+def test_intervals_of_mostly_wrong_sets_cover_what_they_claim() -> None:
+    """16 samples of 30 problems, of which 5 % have the rate .9 and the others .02: the mean is .064."""
+    rng = random.Random(0)
+    runs, covered = 300, 0
+    for _ in range(runs):
+        chances = [0.9 if rng.random() < 0.05 else 0.02 for _ in range(30)]
+        _, low, high = accuracy_interval([sum(rng.random() < p for _ in range(16)) / 16 for p in chances])
+        covered += low <= 0.064 <= high
+    assert covered >= 277  # 95 % of 300 less two standard deviations; the bootstrap alone: 234
 
 
 def enumerated(differences: list[float]) -> float:

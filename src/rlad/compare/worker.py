@@ -5,15 +5,13 @@ PID: its own, with which the worker ends too.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from rlad.compare.cells import Results, finished_data, write_cell
 from rlad.compare.identity import differences, digest, evaluated_by
 from rlad.compare.study import Cell, rollouts_a_step
 from rlad.errors import RladError
-from rlad.files import whole_file
+from rlad.files import FileLock, whole_file
 
 INTERRUPTED = 130
 Say = Callable[[str], None]
@@ -272,27 +270,21 @@ def _evaluate(job: Job, commit: str | None, say: Say) -> dict[str, Any] | None:
     return finished_data(job.cell, summary, [], None, result, _about(job))
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> FileLock:
     """Alone with this cell, on this machine; a process that dies lets go."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return FileLock(path)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> FileLock:
     """Alone in a run's folder, which is that of a label and a seed, whatever their recipe. Raises RladError."""
-    with Path(f"{folder}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RladError(
-                f"{folder}: a cell of this name and another recipe is running there: wait for its end, or give the "
-                "study's file another name"
-            ) from None
-        yield
+    try:
+        return FileLock(f"{folder}.lock", wait=False)
+    except BlockingIOError:
+        raise RladError(
+            f"{folder}: a cell of this name and another recipe is running there: wait for its end, or give the "
+            "study's file another name"
+        ) from None
 
 
 def _end_with_parent(parent: int) -> None:

@@ -40,7 +40,8 @@ def read_responses(path: str | os.PathLike[str], examples: Sequence[Example]) ->
     (one text), `responses` (a list) or lm-eval's `resps`. `tokens` and `truncated` (or `finish_reason`) may stand
     beside: one value, or a list like `responses`. Rows of one problem are its samples, in the order of the file.
 
-    Raises RladError for a row that cannot be read or placed, and where a problem has no response.
+    Raises RladError for a row that cannot be read or placed, for a sample that is null, and where a problem has no
+    response.
     """
     index = _Index(examples)
     found: dict[Place, Given] = {}
@@ -145,8 +146,13 @@ _BESIDE = ("tokens", "truncated", "finish_reason")
 
 
 def _given(row: Mapping[str, Any], where: str) -> list[Given]:
-    texts = next((row[name] for name in TEXTS if row.get(name) is not None), None)
-    texts = list(_flat([texts]))
+    name = next((name for name in TEXTS if row.get(name) is not None), None)
+    texts = [] if name is None else list(_flat(row[name]))
+    if None in texts:  # to leave it out would raise the accuracy
+        raise RladError(
+            f"{where}: number {texts.index(None)} of `{name}`, counted from 0, is null: give every sample its text, an "
+            "empty one where there was none"
+        )
     if not texts or not all(isinstance(text, str) for text in texts):
         raise RladError(f"{where} has no response: it needs a text in `response`, or a list of them in `responses`")
     tokens, cut, reasons = (_beside(row, name, len(texts), where) for name in _BESIDE)
@@ -161,7 +167,7 @@ def _flat(value: Any) -> Iterator[Any]:
     if isinstance(value, list):
         for each in value:
             yield from _flat(each)
-    elif value is not None:
+    else:
         yield value
 
 
@@ -170,7 +176,9 @@ def _beside(row: Mapping[str, Any], name: str, size: int, where: str) -> list[An
     values = value if isinstance(value, list) else [value] * (size if value is None else 1)
     kinds = {"tokens": int, "truncated": bool, "finish_reason": str}
     if len(values) != size or not all(each is None or type(each) is kinds[name] for each in values):
-        raise RladError(f"{where}: {name} must be {kinds[name].__name__}, one for each of its {size} responses")
+        raise RladError(
+            f"{where}: {name} must be {kinds[name].__name__}, one for each of its {size} responses, not {value!r:.80}"
+        )
     return values
 
 

@@ -4,10 +4,12 @@ otherwise."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
+FEW = 12  # problems that differ from all others: of fewer the bootstrap knows too little (see accuracy_interval)
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -24,12 +26,14 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tu
     """(mean, low, high) of independent values, by Student's t.
 
     One value says nothing of its spread, and neither do several that are equal: -inf to inf. No width would claim that
-    no other value is possible.
+    no other value is possible. Where the mean is no finite number its limits are nan.
     """
     n = len(values)
     if n == 0:
         raise ValueError("the mean of no values is not defined")
     mean = math.fsum(values) / n
+    if not math.isfinite(mean):
+        return mean, math.nan, math.nan
     if _equal(values):
         return mean, -math.inf, math.inf
     from scipy import stats
@@ -44,9 +48,10 @@ def bootstrap_interval(values: Sequence[float], confidence: float = CONFIDENCE) 
     resamples from a fixed seed, so that the same values give the same interval.
 
     Values that are all equal leave nothing to resample, and say as little of their spread as one alone: -inf to inf.
+    Where the mean is no finite number its limits are nan.
     """
     mean, low, high = mean_interval(values, confidence)  # refuses no values
-    if _equal(values):
+    if _equal(values) or not math.isfinite(mean):
         return mean, low, high
     import numpy as np
     from scipy import stats
@@ -68,7 +73,10 @@ def accuracy_interval(accuracies: Sequence[float], confidence: float = CONFIDENC
 
     Wilson's interval where every problem is all right or all wrong (one sample each, say): the bootstrap would give an
     all-right set of problems no width, and covers less than it claims near 0 and 1. `equal_interval` for several other
-    rates that are equal. The bootstrap else.
+    rates that are equal. The bootstrap else; where most rates are equal and fewer than `FEW` differ from those, it is
+    widened to Wilson's interval of the mean over as many problems. There resamples have little to draw from: for 16
+    samples of 30 problems, of which 5 % have the rate 0.9 and the others 0.02, the bootstrap alone covers the mean
+    78.0 % of the time, and so 96.5 % (2,000 draws; at 200 problems 95.3 % either way).
     """
     if all(accuracy in (0, 1) for accuracy in accuracies) and accuracies:
         right = sum(accuracy == 1 for accuracy in accuracies)
@@ -76,7 +84,26 @@ def accuracy_interval(accuracies: Sequence[float], confidence: float = CONFIDENC
     if len(accuracies) > 1 and _equal(accuracies):
         return equal_interval(accuracies[0], len(accuracies), 0.0, 1.0, confidence)
     mean, low, high = bootstrap_interval(accuracies, confidence)
+    if _few_differ(accuracies):
+        lower, upper = _wilson_of_rate(mean, len(accuracies), confidence)
+        low, high = min(low, lower), max(high, upper)
     return mean, max(low, 0.0), min(high, 1.0)
+
+
+def _few_differ(values: Sequence[float]) -> bool:
+    """Whether more than half of the values are equal, rounding aside, and fewer than `FEW` are others."""
+    ((_, most),) = Counter(round(value, 12) for value in values).most_common(1)
+    return 2 * most > len(values) and 0 < len(values) - most < FEW
+
+
+def _wilson_of_rate(rate: float, trials: int, confidence: float) -> tuple[float, float]:
+    """`wilson_interval` of a rate that need not be a whole number of successes."""
+    from scipy import stats
+
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre = rate + z * z / (2 * trials)
+    half = z * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
+    return (centre - half) / (1 + z * z / trials), (centre + half) / (1 + z * z / trials)
 
 
 def average_interval(groups: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:

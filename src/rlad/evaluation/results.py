@@ -152,20 +152,20 @@ class Evaluation:
 def load_run(path: str | os.PathLike[str]) -> Evaluation:
     """An evaluation from its JSON file, or from its records: a Parquet file or a folder of parts.
 
-    Raises RladError where it is neither.
+    Raises RladError where it is neither, or the records are not those of one evaluation, each of them once.
     """
     target = Path(path)
     if not target.exists():
         raise RladError(f"there is no evaluation at {path}: neither a result in JSON nor a folder of records")
     if not target.is_dir() and target.suffix != ".parquet":
         return Evaluation.load(target)
+    from rlad.evaluation.identity import check_whole, kept_identity
     from rlad.records import read_about, read_rows
 
     about = read_about(target)
+    kept_identity(target)
     rows = list(read_rows(target, "response", COLUMNS))
-    expected = about.get("responses", max(len(rows), 1))
-    if len(rows) < expected:
-        raise RladError(f"{path} has {len(rows)} of {expected} responses: the command that began it will finish it")
+    check_whole(rows, about.get("responses", max(len(rows), 1)), path)
     settings = about.get("settings", {})
     return Evaluation.from_rows(rows, rows[0]["task"], about.get("difficulty_name", "difficulty"), settings)
 
@@ -256,7 +256,7 @@ def _row(name: str, problems: Sequence[Problem], shown: Sequence[int], samples: 
         "high": high,
         "pass_at": {str(k): math.fsum(values) / len(values) for k, values in passed.items()},
         "pass_at_intervals": {str(k): list(accuracy_interval(passed[k])[1:]) for k in shown},
-        "reward": _mean(value for problem in problems for value in problem.values),
+        "reward": _mean(_mean(problem.values) for problem in problems),  # over problems, as the accuracy is
         "tokens": _mean(tokens for problem in problems for tokens in problem.tokens),
         "truncated": _mean(cut for problem in problems for cut in problem.truncated),
         "format_ok": _mean(ok for problem in problems for ok in problem.format_ok),

@@ -97,8 +97,18 @@ def respond(
 ) -> None:
     """Generate and score every response that the store does not have yet; a batch is kept as soon as it is scored.
 
-    open_backend: called only where there is something to do. on_progress: see `generate_responses`.
+    open_backend: called only where there is something to do. on_progress: see `generate_responses`. The store is
+    closed at the end, also where something fails.
     """
+    try:
+        _respond(store, settings, open_backend, on_progress)
+    finally:
+        store.close()
+
+
+def _respond(
+    store: Store, settings: Settings, open_backend: Callable[[], Backend], on_progress: Progress | None
+) -> None:
     settings.sampling.check(settings.samples, settings.batch_size)
     done = store.done()
     if len(done) == store.responses:

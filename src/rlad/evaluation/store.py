@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,20 +10,26 @@ from typing import Any
 
 from rlad.errors import RladError
 from rlad.evaluation.generate import Place
+from rlad.evaluation.identity import check_same, check_whole, identity, kept_identity, places
 from rlad.evaluation.problems import keys, problem_id, response_seed
 from rlad.evaluation.results import ALL, AVERAGE, COLUMNS, Evaluation
+from rlad.files import FileLock
 from rlad.tasks.base import Example, Score, Task
+
+LOCK = ".lock"  # in a folder of records, which one process writes to
 
 
 class Store:
     """Response records, as they come.
 
-    folder: one part of it is written for each batch. None: they are kept in memory.
+    folder: one part of it is written for each batch. None: they are kept in memory. The store is alone with it until
+        `close`, until it is gone or until the process ends.
     settings: how the responses are made. What is `free` of them may be another when an evaluation goes on, because it
         changes no draw; anything else must be what it was.
     about: model, revision and command, kept with the records.
 
-    Raises RladError for a folder that holds something else, or records that were made in another way.
+    Raises RladError for a folder that holds something else, or records that were made in another way, or that another
+    process writes to.
     """
 
     free = frozenset(("batch_size", "records"))
@@ -45,6 +50,8 @@ class Store:
         self.difficulty_name = getattr(task, "difficulty_name", "difficulty")
         names = {_difficulty(example) for example in examples}
         if len(names) > 1 and (taken := names & {AVERAGE, ALL}):
+            if any(example.get("difficulty") is None for example in examples):
+                raise RladError("some examples have a difficulty and some have none: give one to each, or to none")
             raise RladError(
                 f"a difficulty of the examples is called {min(taken)!r}, as the row of the table that sums up the "
                 "others: give it another name"
@@ -53,25 +60,39 @@ class Store:
         self._columns = [json.dumps(example, default=str) for example in examples]
         self._rows: list[dict[str, Any]] = []
         self._writer: Any = None
+        self._lock: FileLock | None = None
         if folder is not None:
             self._open(Path(folder))
 
     def _open(self, folder: Path) -> None:
-        from rlad.records import Writer, parts, read_about
+        from rlad.records import Writer
 
-        identity = {name: value for name, value in self.settings.items() if name not in self.free}
-        identity |= {name: self.about.get(name) for name in ("model", "revision")} | {"task": self.task.name}
-        identity["problems"] = hashlib.sha256("\n".join(self._columns).encode()).hexdigest()[:16]
-        identity = json.loads(json.dumps(identity))  # as it will be read
+        settings = {name: value for name, value in self.settings.items() if name not in self.free}
+        self._identity = identity(self.task, settings, self.about, self._columns)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RladError(f"cannot keep records in {folder}: {error}") from error
-        if parts(folder):
-            _check_same(folder, read_about(folder).get("identity", {}), identity)
+        self._lock = _locked(folder)
+        try:
+            self._check_same(folder)
+        except BaseException:
+            self.close()
+            raise
         extra = {"responses": self.responses, "difficulty_name": self.difficulty_name}
-        about = {**self.about, **extra, "settings": self.settings, "identity": identity}
+        about = {**self.about, **extra, "settings": self.settings, "identity": self._identity}
         self._writer = Writer(folder, "response", about)
+
+    def _check_same(self, folder: Path) -> None:
+        from rlad.records import parts
+
+        if parts(folder):
+            check_same(folder, kept_identity(folder), self._identity)
+
+    def close(self) -> None:
+        """Leave the folder to others: nothing can be added from here on, what is there can still be read."""
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def folder(self) -> Path | None:
@@ -79,15 +100,16 @@ class Store:
         return None if self._writer is None else Path(self._writer.folder)
 
     def done(self) -> set[Place]:
-        """The (problem, sample) that are there already."""
-        return {(row["order"], row["sample"]) for row in self.rows(("order", "sample"))}
+        """The (problem, sample) that are there already. Raises RladError where one is there twice."""
+        return places(self.rows(("order", "sample")), self._where)
 
     def seed(self, place: Place) -> int:
         """What this response is drawn from."""
         return response_seed(self.settings["seed"], self._keys[place[0]], place[1])
 
     def add(self, places: Sequence[Place], responses: Sequence[Any], scores: Sequence[Score]) -> None:
-        """Keep scored responses: objects with text, tokens and truncated."""
+        """Keep scored responses: objects with text, tokens and truncated. Raises RladError where the folder is another
+        one than it was."""
         settings = json.dumps(self.settings)
         rows = [
             self._row(place, response, score, settings)
@@ -95,8 +117,13 @@ class Store:
         ]
         if self._writer is None:
             self._rows += rows
-        else:
-            self._writer.append(rows)
+            return
+        if self._lock is not None and not self._lock.held:
+            raise RladError(
+                f"{self.folder} was renamed or removed while this evaluation wrote to it, so it ends here: what it had "
+                "is where that folder is now"
+            )
+        self._writer.append(rows)
 
     def _row(self, place: Place, response: Any, score: Score, settings: str) -> dict[str, Any]:
         i, j = place
@@ -135,40 +162,59 @@ class Store:
             yield from read_rows(self._writer.folder, "response", columns)
 
     def evaluation(self) -> Evaluation:
-        """What the records say. Responses are in it where there is no folder that keeps them."""
-        settings = self.settings if self.folder is None else {**self.settings, "records": str(self.folder)}
-        return Evaluation.from_rows(self.rows(COLUMNS), self.task.name, self.difficulty_name, settings)
+        """What the records say. Responses are in it where there is no folder that keeps them.
+
+        Raises RladError where they are not those of this evaluation, each of them once.
+        """
+        settings = self.settings
+        if self.folder is not None:
+            settings = {**settings, "records": str(self.folder)}
+            self._check_same(self.folder)
+        rows = list(self.rows(COLUMNS))
+        check_whole(rows, self.responses, self._where)
+        return Evaluation.from_rows(rows, self.task.name, self.difficulty_name, settings)
+
+    @property
+    def _where(self) -> str | Path:
+        return self.folder or "the evaluation"
 
 
 def _difficulty(example: Example) -> str:
     """The row of the table that it counts in."""
-    return str(example.get("difficulty", ALL))
+    found = example.get("difficulty")
+    return ALL if found is None else str(found)
+
+
+def _locked(folder: Path) -> FileLock | None:
+    """Alone with a folder; None where its lock cannot be opened, as in one that can only be read.
+
+    Raises RladError where another process writes to it.
+    """
+    try:
+        return FileLock(folder / LOCK, wait=False)
+    except BlockingIOError:
+        raise RladError(
+            f"{folder} is being written to by another evaluation: wait for its end, stop it, or choose another folder"
+        ) from None
+    except OSError:
+        return None
 
 
 def set_aside(folder: str | Path) -> Path | None:
-    """Rename a folder that is to be made anew, with the time behind its name; None where there is none."""
+    """Rename a folder that is to be made anew, with the time behind its name; None where there is none.
+
+    Raises RladError where it cannot be renamed, or another process writes to it.
+    """
     there = Path(folder)
     if not there.exists():
         return None
     if there.name in ("", ".."):  # the working directory, or one above it
         raise RladError(f"{folder} cannot be set aside: keep the records in a folder of their own")
+    if (there / LOCK).is_file() and (lock := _locked(there)):
+        lock.release()  # before the renaming: some systems rename no folder with an open file
     aside = there.with_name(f"{there.name}.{time.strftime('%Y%m%d-%H%M%S')}")
     try:
         there.rename(aside)
     except OSError as error:
         raise RladError(f"{folder} cannot be set aside: {error}") from error
     return aside
-
-
-def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    if not changed:
-        return
-    said = [
-        "the problems are others" if name == "problems" else f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
-        for name in changed
-    ]
-    raise RladError(
-        f"{folder} holds responses that were made in another way: {'; '.join(said)}. Go on as it was, choose another "
-        "folder, or begin anew with --restart"
-    )
