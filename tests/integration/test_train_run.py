@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import distributed
 
 import letters_task
 import tiny
+from rlad import records
 from rlad.errors import RladError
-from rlad.records import read_rows
+from rlad.tasks import Score, load_task
+from rlad.teacher.routing import ByTask
 from rlad.trainer.config import Recipe
 from rlad.trainer.progress import anywhere
-from rlad.trainer.run import arguments_of, rows_of, train
+from rlad.trainer.run import arguments_of, reward_function, rows_of, train, with_routes
 from rlad.trainer.session import device_of
 
 
@@ -138,48 +141,116 @@ def test_alone_a_process_asks_itself() -> None:
     assert anywhere(True, "cpu") and not anywhere(False, "cpu")
 
 
-SEEN = """
-seen = []
+# What Arrow fills, rounds or refuses, and names that TRL takes for itself.
+ODD_COLUMNS: list[dict[str, Any]] = [
+    {"answer": 5, "tests": {"f(1)": "2"}, "n": 1, "big": 1, "x": [1, [2]], "y": None},
+    {"answer": "five", "tests": {"g(3)": 4}, "n": 2.5, "big": 10**30, "x": "\ud800", "y": {}},
+    {"answer": ["5", 5], "tests": {}, "n": True, "big": 0, "x": {"b": 1, "a": 2}, "y": [{"a": 1}, {"b": 1}]},
+    {"answer": None, "tests": {"f(1)": None}, "n": 3, "big": -1, "x": "2024-01-01", "y": 1e300},
+]
+NAMES_OF_TRL = (
+    "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
+    "environment", "environments", "image", "images", "rlad_example",
+)  # fmt: skip
+SEES = """
+import copy
+SEEN = []
 
-def reward(response, example):
-    seen.append(dict(example))
-    example["answer"] = "spoilt"  # what a scorer does to its example is its own affair
-    return len(response) % 3
+def score(response, example):
+    SEEN.append(copy.deepcopy(example))
+    example.pop("answer")  # the next response is given it nonetheless
+    example["prompt"][0]["content"] = ""
+    return sum(each.isascii() and each.isalpha() for each in response) / max(len(response), 1)
 """
 
 
-def test_a_reward_function_is_given_the_lines_of_the_file_in_training_too(
-    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Arrow would fill the dicts up, make a float of each number and refuse the text among them; TRL takes `prompt` out,
-    # and `completion` and `prompts` for itself.
-    lines = [
-        {"prompt": "Who is a knight?", "answer": 1, "tests": {"f(1)": "2"}, "prompts": "x", "completion": "x"},
-        {"prompt": "Is Bob a knave", "answer": 2.5, "tests": {"g(3)": "4"}, "prompts": 3, "completion": "y"},
-        {"prompt": "Carol", "answer": "x=8", "tests": 2**70, "prompts": [], "completion": "z"},
-        {"prompt": "Alice says that Bob is a knight.", "answer": None, "tests": {}, "prompts": 1, "completion": ""},
-    ]
-    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (tmp_path / "rewarding.py").write_text(SEEN)
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> tuple[dict[str, Any], Any]:
+    """A task of prompts with odd columns, and the module whose SEEN has each example that its reward function saw."""
+    name = f"sees_{abs(hash(request.node.nodeid))}"
+    (tmp_path / f"{name}.py").write_text(SEES)
     monkeypatch.syspath_prepend(tmp_path)
-    task = {"prompts": str(tmp_path / "lines.jsonl"), "reward": "rewarding:reward"}
-    recipe = made(base, tmp_path / "run", {"record_every": 1}, task=task, evaluate=None)
-    try:
-        assert train(recipe, emit=lambda line: None) == 0
-        import rewarding  # type: ignore[import-not-found]
+    rows = [
+        {"task": "ab"[i % 2], **ODD_COLUMNS[i % 4], "prompt": text, **dict.fromkeys(NAMES_OF_TRL, "mine")}
+        for i, text in enumerate(letters_task.TEXTS)
+    ]
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = str(tmp_path / "odd.jsonl")
+    task = {"prompts": data, "evaluation_prompts": data, "reward": f"{name}:score"}
+    return task, importlib.import_module(name)
 
-        known = {line["prompt"]: line for line in lines}
-        for example in rewarding.seen:
-            (message,) = example.pop("prompt")
-            line = {key: value for key, value in known[message["content"]].items() if key != "prompt"}
-            assert example == line and list(example) == list(line)
-            assert [type(value) for value in example.values()] == [type(value) for value in line.values()]
-            assert len(rewarding.seen) == 16  # two updates of two groups
-    finally:
-        sys.modules.pop("rewarding", None)
-    kept = [json.loads(row["columns"]) for row in read_rows(tmp_path / "run" / "records", "rollout", ["columns"])]
-    assert {json.dumps(each.get("tests")) for each in kept} <= {json.dumps(line.get("tests")) for line in lines}
-    assert kept and all("rlad_example" not in each for each in kept)
+
+@pytest.mark.parametrize("groups", ["keep", "refill"])
+def test_a_reward_function_is_given_the_line_of_the_file(
+    groups: str, base: str, tmp_path: Path, odd: tuple[dict[str, Any], Any]
+) -> None:
+    task, module = odd
+    recipe = made(base, tmp_path / "run", {"groups": groups, "record_every": 1}, task=task, evaluate=None)
+    assert train(recipe, emit=lambda line: None) == 0
+    lines = {repr(example): example for example in load_task(task).train()}  # with the types and order of its columns
+    assert len(module.SEEN) >= 16 and {repr(example) for example in module.SEEN} == set(lines)
+    texts = {example["prompt"][0]["content"]: example for example in lines.values()}
+    rows = list(records.read_rows(tmp_path / "run" / "records", "rollout"))
+    assert len(rows) >= 16
+    for row in rows:
+        (example,) = [each for text, each in texts.items() if text in row["prompt"]]
+        assert json.loads(row["columns"]) == {key: each for key, each in example.items() if key != "prompt"}
+        assert row["task"] == example["task"]
+        assert row["gold"] == {"5": "5", "five": "five", "['5', 5]": "5 or 5", "None": None}[str(example["answer"])]
+
+
+def test_teachers_by_task_are_chosen_beside_odd_columns(
+    base: str, tmp_path: Path, odd: tuple[dict[str, Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    score = ByTask.score
+
+    def spied(self: ByTask, prompts: Any, responses: Any, tasks: Any = None) -> Any:
+        asked.extend(zip(map(tuple, prompts), tasks, strict=True))
+        return score(self, prompts, responses, tasks)
+
+    monkeypatch.setattr(ByTask, "score", spied)
+    teacher = {"by_task": {"a": base, "b": tiny.save(2, tmp_path / "other")}}
+    recipe = made(base, tmp_path / "run", task=odd[0], teacher=teacher, method="rlad", evaluate=None)
+    assert train(recipe, emit=lambda line: None) == 0
+    words = tiny.tokenizer()
+    expected = {text: "ab"[i % 2] for i, text in enumerate(letters_task.TEXTS)}
+    for prompt, task in asked:
+        found = words.decode(prompt)
+        assert [each for text, each in expected.items() if text in found] == [task]
+    assert {task for _, task in asked} == {"a", "b"}
+
+
+def test_examples_without_a_teacher_are_refused_before_a_model_is_loaded(
+    tmp_path: Path, odd: tuple[dict[str, Any], Any]
+) -> None:
+    for column, says in [
+        ("task", "there is no teacher for 'b' in column 'task'"),
+        ("kind", "column 'kind', which a training example does not have: it has task, answer, tests"),
+        ("n", "column 'n' must name the teacher of an example by a text, not 1"),
+        ("image", "teacher.column cannot be 'image'"),
+        ("prompt", "teacher.column cannot be 'prompt'"),
+    ]:
+        teacher = {"by_task": {"a": "embedded:teacher", "mine": "embedded:teacher"}, "column": column}
+        recipe = made(str(tmp_path / "nobody"), tmp_path / "run", task=odd[0], teacher=teacher, method="rlad")
+        with pytest.raises(RladError, match=says):
+            train(recipe, emit=lambda line: None)
+    rows = rows_of([{"prompt": "a", "completion_ids": "x"}])  # what TRL leaves out is no matter
+    found = with_routes(rows, [{"completion_ids": "x"}], ByTask({"x": None}, "completion_ids"))
+    assert found[0] == {"prompt": "a", "rlad_example": 0, "completion_ids": "x"}
+
+
+def test_a_dataset_of_ones_own_gives_the_scorer_its_columns_and_the_prompt(tmp_path: Path) -> None:
+    seen: list[Mapping[str, Any]] = []
+
+    class Sees(letters_task.Letters):
+        def score(self, response: str, example: Mapping[str, Any]) -> Score:
+            seen.append(example)
+            return super().score(response, example)
+
+    tiny.trainer(tmp_path, "grpo", reward_funcs=reward_function(Sees())).train()
+    prompts = [{"prompt": [{"role": "user", "content": text}]} for text in tiny.PROMPTS]
+    assert len(seen) == 16 and all(example in prompts for example in seen)
 
 
 def test_prompts_of_two_kinds_are_one_clear_error() -> None:

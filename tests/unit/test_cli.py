@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -347,9 +348,17 @@ class Odd:
         return Score({"nan": math.nan, "none": None}.get(response, 1.0), True, 3, "fine")  # type: ignore[arg-type]
 
 
-def test_grade_goes_on_whatever_a_users_scorer_does() -> None:
+class OddTogether(Odd):
+    """The same, whose scorer fails for all lines that come together where it fails for one."""
+
+    def score_many(self, responses: Sequence[str], examples: Sequence[Any]) -> list[Score]:
+        return [self.score(response, example) for response, example in zip(responses, examples, strict=True)]
+
+
+@pytest.mark.parametrize("task", [Odd(), OddTogether()])
+def test_grade_goes_on_whatever_a_users_scorer_does(task: Any) -> None:
     lines = [b'{"response": "%s", "answer": 3}' % each for each in (b"raises", b"nan", b"none", b"fine")]
-    found = [verdict for _, verdict in verdicts(Odd(), io.BufferedReader(io.BytesIO(b"\n".join(lines))))]  # type: ignore[arg-type]
+    found = [verdict for _, verdict in verdicts(task, io.BufferedReader(io.BytesIO(b"\n".join(lines))))]  # type: ignore[arg-type]
     assert found[0] == {"error": "AttributeError: 'int' object has no attribute 'strip'"}
     assert "finite number, not nan" in found[1]["error"] and "finite number, not None" in found[2]["error"]
     assert found[3] == {"value": 1.0, "correct": True, "extracted": "3", "explanation": "fine"}

@@ -68,6 +68,19 @@ def says_nan(response, example):
     return float("nan")
 
 
+def scores_none(response, example):
+    return Score(None, False, None, "")
+
+
+def scores_text(response, example):
+    return Score("1", False, None, "")
+
+
+class Broken(Sums):
+    def score_many(self, responses, examples):
+        return {"fewer": [Score(1.0, True, None, "")], "none": [None] * len(responses)}[examples[0]["how"]]
+
+
 NOT_A_TASK = 3
 '''
 
@@ -223,12 +236,25 @@ def test_a_prompt_in_several_files_stays_in_each(here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("function", "says"),
-    [("breaks", "KeyError: 'answer'"), ("says_nothing", "TypeError"), ("says_nan", "must return a finite number")],
+    [
+        ("breaks", "KeyError: 'answer'"),
+        ("says_nothing", "TypeError"),
+        ("says_nan", "must return a finite number"),
+        ("scores_none", r"must return a finite number, a bool or a Score, not Score\(value=None"),
+        ("scores_text", r"must return a finite number, a bool or a Score, not Score\(value='1'"),
+    ],
 )
 def test_reward_functions_that_give_no_reward(here: Path, function: str, says: str) -> None:
     task = load_task({"prompts": json_lines(here / "p.jsonl", PROMPTS), "reward": named(here, function)})
     with pytest.raises(RladError, match=says):
         task.score("yes", {})
+
+
+def test_scores_that_are_none_or_missing_are_one_error(here: Path) -> None:
+    task = load_task(named(here, "Broken"))
+    for how, says in [("fewer", "gave 1 scores for 2 responses"), ("none", "by a finite number, not None")]:
+        with pytest.raises(RladError, match=says):
+            score_all(task, ["1", "2"], [{"how": how}] * 2)
 
 
 def test_options_of_a_task_of_prompts_that_are_wrong(here: Path) -> None:
@@ -270,6 +296,7 @@ def test_options_of_a_task_of_prompts_that_are_wrong(here: Path) -> None:
         ('{"prompt": [{"role": "user", "content": 1}]}\n', "and a text"),
         ('{"prompt": [{"role": "assistant", "content": "a"}]}\n', "the last message must be the user's"),
         ('{"prompt": "a", "x": 1}\n{"prompt": "b", "y": 1}\n', r"line 2: its columns differ .*\(x, y\)"),
+        ('{"prompt": "a"}\n{"prompt": "b\\ud800"}\n', "line 2: the prompt has a lone surrogate"),
     ],
 )
 def test_files_of_prompts_that_are_wrong(here: Path, text: str, says: str) -> None:
